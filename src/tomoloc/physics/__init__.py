@@ -1,0 +1,1 @@
+"""Physics of the microscope and of reconstruction."""

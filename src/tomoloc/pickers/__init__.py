@@ -1,0 +1,1 @@
+"""Pickers: each turns a tomogram into a score map."""
