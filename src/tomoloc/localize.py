@@ -1,0 +1,287 @@
+"""From score maps to particles, once for all pickers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+from scipy.spatial import KDTree
+from scipy.spatial.transform import Rotation
+
+from tomoloc.types import FloatArray, Particles, ScoreMap, Volume
+
+__all__ = ["EDGE_COLUMN", "estimate_threshold", "find_components", "find_peaks"]
+
+EDGE_COLUMN = "tomolocEdge"
+"""Extra column: 1 where a particle reaches over the border of the tomogram, else 0."""
+
+
+def find_peaks(
+    scores: ScoreMap,
+    *,
+    threshold: ArrayLike,
+    min_distance: float,
+    diameter: float | None = None,
+    max_particles: int | None = None,
+    mask: Volume | None = None,
+) -> Particles:
+    """Find local maxima of a score map.
+
+    Candidates are voxels no lower than their 26 neighbours. From the best down, each one kept
+    removes those of its label that are closer than `min_distance`. Positions are refined by a
+    parabola along each axis.
+
+    Parameters
+    ----------
+    scores : ScoreMap, data shape (label, z, y, x)
+        Higher is better; need not be normalised.
+    threshold : float or array_like, shape (label,)
+        Keep peaks strictly above this value. See `estimate_threshold`.
+    min_distance : float
+        Smallest allowed distance between two particles of one label, in angstrom.
+    diameter : float, optional
+        Of a particle; those closer than half of it to the border are flagged in the extra column
+        `tomolocEdge`. `min_distance` by default.
+    max_particles : int, optional
+        Keep this many of each label.
+    mask : Volume, data shape (z, y, x), optional
+        Peaks lie where this is not zero.
+
+    Returns
+    -------
+    Particles, length n
+        Sorted by score, best first. Empty (not None) if nothing is found. With rotations where
+        the score map has them.
+
+    Raises
+    ------
+    ValueError
+        If `min_distance` is not positive, or the mask has another shape than the scores.
+    """
+    if min_distance <= 0:
+        raise ValueError(f"min_distance must be positive (angstrom); got {min_distance}")
+    thresholds = np.broadcast_to(np.asarray(threshold, dtype=float), (len(scores.labels),))
+    inside = _inside(scores, mask)
+    tables = []
+    for channel, label in enumerate(scores.labels):
+        data = scores.data[channel]
+        index = _local_maxima(data, threshold=thresholds[channel], inside=inside)
+        value = data[tuple(index.T)].astype(float)
+        refined = _refine(data, index)
+        position = scores.to_position(refined)
+        kept = _suppress(position, value, min_distance=min_distance)[:max_particles]
+        tables.append(
+            Particles(
+                position=position[kept],
+                label=label,
+                tomogram=scores.name,
+                score=value[kept],
+                rotation=_rotations(scores, channel, index[kept]),
+                extra={EDGE_COLUMN: _edge(scores, refined[kept], diameter or min_distance)},
+            )
+        )
+    found = Particles.concatenate(tables)
+    return found[np.argsort(-np.asarray(found.score), kind="stable")]
+
+
+def find_components(
+    scores: ScoreMap,
+    *,
+    threshold: ArrayLike,
+    diameter_range: tuple[float, float] = (0.0, np.inf),
+    mask: Volume | None = None,
+) -> Particles:
+    """Find connected regions of a score map above a threshold.
+
+    Voxels that share a face belong together. A particle's position is the mean over its region,
+    weighted by the score above the threshold; its score is the region's mean.
+
+    Parameters
+    ----------
+    scores : ScoreMap, data shape (label, z, y, x)
+    threshold : float or array_like, shape (label,)
+        Regions lie strictly above.
+    diameter_range : tuple of float
+        Keep regions whose volume is that of a sphere with a diameter in this range, in angstrom.
+    mask : Volume, data shape (z, y, x), optional
+        Regions lie where this is not zero.
+
+    Returns
+    -------
+    Particles, length n
+        Sorted by score, best first; the extra column `tomolocVolume` holds the volume in Å³.
+
+    Raises
+    ------
+    ValueError
+        If the mask has another shape than the scores.
+    """
+    thresholds = np.broadcast_to(np.asarray(threshold, dtype=float), (len(scores.labels),))
+    inside = _inside(scores, mask)
+    tables = []
+    for channel, label in enumerate(scores.labels):
+        above = np.asarray(scores.data[channel], dtype=float) - thresholds[channel]
+        regions, n = ndimage.label((above > 0) & inside)
+        n_voxels = np.bincount(regions.ravel(), minlength=n + 1)[1:]
+        total = np.bincount(regions.ravel(), weights=above.ravel(), minlength=n + 1)[1:]
+        volume = n_voxels * scores.voxel_spacing**3
+        diameter = np.cbrt(6 * volume / np.pi)
+        kept = (diameter >= diameter_range[0]) & (diameter <= diameter_range[1])
+        numbers = np.flatnonzero(kept) + 1
+        center = np.reshape(ndimage.center_of_mass(above, regions, numbers), (-1, 3))
+        tables.append(
+            Particles(
+                position=scores.to_position(center),
+                label=label,
+                tomogram=scores.name,
+                score=(total / n_voxels)[kept] + thresholds[channel],
+                extra={
+                    EDGE_COLUMN: _touches_border(regions, numbers),
+                    "tomolocVolume": volume[kept],
+                },
+            )
+        )
+    found = Particles.concatenate(tables)
+    return found[np.argsort(-np.asarray(found.score), kind="stable")]
+
+
+def estimate_threshold(
+    null: ScoreMap,
+    *,
+    false_positives: float,
+    min_distance: float,
+    mask: Volume | None = None,
+) -> FloatArray:
+    """Set the threshold that a stated number of false peaks is expected to pass.
+
+    The peaks of a map without particles, found as `find_peaks` finds them and only inside the
+    mask, show how many false ones to expect above any height. Beyond the highest of them their
+    number is taken to fall off exponentially (the peaks-over-threshold method [1]_), which asks
+    for too much rather than too little where the true fall-off is Gaussian.
+
+    Parameters
+    ----------
+    null : ScoreMap, data shape (label, z, y, x)
+        Scores under the null hypothesis: of a decoy, or of a tomogram of noise.
+    false_positives : float
+        Expected number of false peaks of each label in the mask.
+    min_distance : float
+        As for `find_peaks`, in angstrom.
+    mask : Volume, data shape (z, y, x), optional
+        Where peaks count.
+
+    Returns
+    -------
+    ndarray, shape (label,)
+        Infinite where the mask leaves no voxel.
+
+    Raises
+    ------
+    ValueError
+        If `false_positives` is not positive, or the mask has another shape than the scores.
+
+    References
+    ----------
+    .. [1] Davison & Smith, J. R. Stat. Soc. B 52, 393 (1990),
+       doi:10.1111/j.2517-6161.1990.tb01796.x.
+    """
+    if false_positives <= 0:
+        raise ValueError(f"false_positives must be positive; got {false_positives}")
+    peaks = find_peaks(null, threshold=-np.inf, min_distance=min_distance, mask=mask)
+    heights = [
+        np.sort(np.asarray(peaks.score)[np.asarray(peaks.label) == label])[::-1]
+        for label in null.labels
+    ]
+    return np.array([_tail(height, false_positives) for height in heights])
+
+
+def _tail(heights: FloatArray, expected: float) -> float:
+    """Height that `expected` of the given peaks (sorted, highest first) would pass."""
+    n = len(heights)
+    if n == 0:
+        return float(np.inf)
+    k = int(np.clip(n // 5, min(n - 1, 10), 100))
+    if expected >= n:
+        return float(np.nextafter(heights[-1], -np.inf))
+    if k < 1:
+        return float(heights[0])
+    if expected > k:
+        return float(np.interp(expected, np.arange(1, n + 1), heights))
+    start = heights[k]
+    scale = float(np.mean(heights[:k]) - start)
+    return float(start + scale * np.log(k / expected))
+
+
+def _inside(scores: Volume, mask: Volume | None) -> NDArray[np.bool_]:
+    if mask is None:
+        return np.ones(scores.shape, dtype=bool)
+    if mask.shape != scores.shape:
+        raise ValueError(
+            "the mask must have the tomogram's size; got"
+            f" {' x '.join(map(str, mask.shape[::-1]))} voxels for"
+            f" {' x '.join(map(str, scores.shape[::-1]))} (x y z)"
+        )
+    return np.asarray(mask.data.reshape(mask.shape) != 0)
+
+
+def _local_maxima(
+    data: NDArray[Any], *, threshold: float, inside: NDArray[np.bool_]
+) -> NDArray[np.intp]:
+    """Indices zyx, shape (n, 3), of voxels above threshold that no neighbour exceeds."""
+    highest = ndimage.maximum_filter(data, size=3, mode="nearest")
+    return np.argwhere((data >= highest) & (data > threshold) & inside & np.isfinite(data))
+
+
+def _refine(data: NDArray[Any], index: NDArray[np.intp]) -> FloatArray:
+    """Add the vertex of the parabola through three voxels along each axis; none at the border."""
+    refined = index.astype(float)
+    here = data[tuple(index.T)].astype(float)
+    for axis in range(3):
+        inner = (index[:, axis] > 0) & (index[:, axis] < data.shape[axis] - 1)
+        step = np.zeros(3, dtype=int)
+        step[axis] = 1
+        below = data[tuple((index[inner] - step).T)].astype(float)
+        above = data[tuple((index[inner] + step).T)].astype(float)
+        curvature = 2 * here[inner] - below - above
+        shift = np.divide(
+            above - below, 2 * curvature, out=np.zeros(len(below)), where=curvature > 0
+        )
+        refined[inner, axis] += np.clip(shift, -0.5, 0.5)
+    return refined
+
+
+def _suppress(position: FloatArray, value: FloatArray, *, min_distance: float) -> NDArray[np.intp]:
+    """Indices of the peaks kept, best first, no two closer than the distance."""
+    order = np.argsort(-value, kind="stable")
+    if len(order) < 2:
+        return order
+    tree = KDTree(position)
+    free = np.ones(len(order), dtype=bool)
+    kept = []
+    for i in order:
+        if free[i]:
+            kept.append(i)
+            free[tree.query_ball_point(position[i], min_distance * (1 - 1e-9))] = False
+    return np.array(kept, dtype=np.intp)
+
+
+def _rotations(scores: ScoreMap, channel: int, index: NDArray[np.intp]) -> Rotation | None:
+    if scores.rotations is None or scores.rotation_index is None:
+        return None
+    chosen = scores.rotation_index[channel][tuple(index.T)]
+    return Rotation.from_quat(scores.rotations.as_quat()[chosen].reshape(-1, 4))
+
+
+def _edge(volume: Volume, index: FloatArray, diameter: float) -> NDArray[np.int8]:
+    reach = diameter / 2 / volume.voxel_spacing
+    last = np.array(volume.shape) - 1
+    return ((index < reach) | (index > last - reach)).any(axis=1).astype(np.int8)
+
+
+def _touches_border(
+    regions: NDArray[np.integer[Any]], numbers: NDArray[np.intp]
+) -> NDArray[np.int8]:
+    faces = [np.take(regions, (0, -1), axis=axis).ravel() for axis in range(3)]
+    return np.asarray(np.isin(numbers, np.concatenate(faces)), dtype=np.int8)
