@@ -1,0 +1,211 @@
+"""Built-in structures: random multi-domain complexes that look like proteins at 10 to 20 Å."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
+
+from tomoloc.physics.rotations import symmetry_group
+from tomoloc.types import FloatArray, Structure
+
+__all__ = ["SYMMETRIES", "make_complex"]
+
+#: Point groups that `make_complex` draws from, and how often.
+SYMMETRIES = {
+    "C1": 0.3, "C2": 0.14, "C3": 0.06, "C4": 0.05, "C5": 0.04, "C6": 0.05, "C7": 0.03, "C8": 0.03,
+    "D2": 0.07, "D3": 0.06, "D4": 0.04, "D5": 0.03, "D6": 0.02, "D7": 0.03, "T": 0.03, "O": 0.02,
+}  # fmt: skip
+
+# The average residue: non-hydrogen atoms, dalton with its hydrogens, and Å³ at 0.81 Da/Å³.
+_RESIDUE_ATOMS = {6: 4.99, 7: 1.36, 8: 1.49}
+_RESIDUE_MASS = 110.7
+_RESIDUE_VOLUME = _RESIDUE_MASS / 0.81
+_LATTICE = _RESIDUE_VOLUME ** (1 / 3)
+_MASS_RANGE = (10.0, 10_000.0)
+
+
+def make_complex(
+    seed: int, *, mass_kda: float | None = None, symmetry: str | None = None
+) -> Structure:
+    """Make a random protein complex; the same arguments give the same complex.
+
+    A subunit is a chain of ellipsoidal, dented domains. Its copies are moved towards the
+    symmetry axis until they hold together, each in the space nearest to itself, so that rings,
+    barrels and cages arise where the group has them. Every residue is one point on a jittered
+    lattice at the density of protein (1.35 g/cm³).
+
+    Parameters
+    ----------
+    seed : int
+        Chooses the complex.
+    mass_kda : float, optional
+        Drawn between 40 and 3000 (log-uniform) by default.
+    symmetry : str, optional
+        Point group: C1 to C8, D2 to D7, T, O. Drawn from `SYMMETRIES` by default, among those
+        that leave at least 12 kDa to a subunit.
+
+    Returns
+    -------
+    Structure
+        Centred at the origin, the main symmetry axis along z; carbon, nitrogen and oxygen of
+        each residue as three weighted pseudo-atoms, its hydrogens implied.
+
+    Raises
+    ------
+    ValueError
+        If the mass is not from 10 to 10,000 kDa or the point group is unknown.
+    """
+    rng = np.random.default_rng([seed, 0xC0])
+    if mass_kda is None:
+        mass_kda = float(np.exp(rng.uniform(np.log(40), np.log(3000))))
+    if not _MASS_RANGE[0] <= mass_kda <= _MASS_RANGE[1]:
+        raise ValueError(f"mass_kda must be from 10 to 10000; got {mass_kda:g}")
+    if symmetry is None:
+        symmetry = _draw_symmetry(rng, mass_kda)
+    group = symmetry_group(symmetry)
+    n_residues = max(round(mass_kda * 1000 / _RESIDUE_MASS / len(group)), 8)
+    subunit = _Subunit(rng, n_residues)
+    residues = _assemble(subunit, group, symmetry, rng)
+    position, numbers, weights = [], [], []
+    for number, count in _RESIDUE_ATOMS.items():
+        scattered = residues + rng.normal(0, 1.2, residues.shape)
+        position += [turn.apply(scattered) for turn in group]
+        numbers.append(np.full(len(residues) * len(group), number))
+        weights.append(np.full(len(residues) * len(group), count))
+    return Structure(
+        position=np.concatenate(position),
+        atomic_number=np.concatenate(numbers),
+        weight=np.concatenate(weights),
+        name=f"complex-{seed}",
+        symmetry=symmetry,
+    ).centered()
+
+
+def _draw_symmetry(rng: np.random.Generator, mass_kda: float) -> str:
+    allowed = [name for name in SYMMETRIES if mass_kda / len(symmetry_group(name)) >= 12]
+    chances = np.array([SYMMETRIES[name] for name in allowed])
+    return str(rng.choice(allowed, p=chances / chances.sum()))
+
+
+class _Subunit:
+    """A chain of domains as a field: the lower `depth`, the deeper inside."""
+
+    def __init__(self, rng: np.random.Generator, n_residues: int) -> None:
+        self.n_residues = n_residues
+        volume = n_residues * _RESIDUE_VOLUME
+        size = rng.uniform(15, 45) * 1000 / _RESIDUE_MASS  # residues of a typical domain
+        n_domains = int(np.clip(round(n_residues / size), 1, 30))
+        shares = rng.dirichlet(np.full(n_domains, 4.0))
+        radii = (3 * volume * shares / (4 * np.pi)) ** (1 / 3)
+        self.centers = _chain(rng, radii, tries=int(rng.choice([1, 2, 6])))
+        self.axes = []
+        for radius in radii:
+            stretch = np.exp(rng.normal(0, 0.28, 3))
+            stretch *= radius / np.cbrt(stretch.prod())
+            turn = Rotation.random(rng=rng).as_matrix()
+            self.axes.append(turn / stretch)
+        self.wave_vectors = rng.normal(0, 2 * np.pi / 45, (16, 3))
+        self.phases = rng.uniform(0, 2 * np.pi, 16)
+        self.roughness = rng.uniform(0.25, 0.5)
+        middle = shares @ self.centers
+        self.centers = self.centers - middle
+        reach = np.linalg.norm(self.centers, axis=1) + 1.7 * radii
+        self.reach = float(reach.max()) + 10
+        steps = np.arange(-self.reach, self.reach, _LATTICE)
+        lattice = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
+        lattice = lattice + rng.uniform(-0.3, 0.3, lattice.shape) * _LATTICE
+        depth = self.depth(lattice)
+        # Points far outside never belong to the subunit, wherever its neighbours push it.
+        self.points = lattice[depth <= np.sort(depth)[min(4 * n_residues, len(depth) - 1)]]
+
+    def depth(self, position: FloatArray) -> FloatArray:
+        """Evaluate the field at positions, shape (..., 3)."""
+        distances = np.stack(
+            [
+                np.linalg.norm((position - center) @ axes, axis=-1)
+                for center, axes in zip(self.centers, self.axes, strict=True)
+            ]
+        )
+        nearest = distances.min(axis=0)
+        waves = np.cos(position @ self.wave_vectors.T + self.phases).mean(axis=-1)
+        if len(distances) == 1:
+            return nearest + self.roughness * waves
+        # A cleft where two domains are equally near.
+        gap = np.partition(distances, 1, axis=0)[1] - nearest
+        return nearest + self.roughness * waves + 0.15 * np.exp(-gap / 0.12)
+
+    def residues(self, offset: FloatArray, group: Rotation) -> FloatArray:
+        """Choose the residues of the subunit at `offset` that leave its copies their space."""
+        own = self.depth(self.points)
+        position = self.points + offset
+        free = np.ones(len(position), dtype=bool)
+        for turn in group:
+            if turn.magnitude() > 1e-6:
+                free &= own <= self.depth(turn.apply(position) - offset)
+        position, own = position[free], own[free]
+        return position[np.argsort(own, kind="stable")[: self.n_residues]]
+
+
+def _chain(rng: np.random.Generator, radii: FloatArray, *, tries: int) -> FloatArray:
+    """Attach each domain to an earlier one; the more tries, the more compact the result."""
+    centers = [np.zeros(3)]
+    for i in range(1, len(radii)):
+        placed = np.array(centers)
+        best, best_cost = placed[0], np.inf
+        for _ in range(tries + 4):
+            partner = int(rng.integers(i))
+            direction = rng.normal(size=3)
+            direction /= np.linalg.norm(direction)
+            place = placed[partner] + 0.92 * direction * (radii[partner] + radii[i])
+            overlap = radii[:i] + radii[i] - np.linalg.norm(placed - place, axis=1)
+            cost = 50 * np.clip(overlap - 0.1 * radii[i], 0, None).sum()
+            if tries > 1:
+                cost += np.linalg.norm(place - placed.mean(axis=0))
+            if cost < best_cost:
+                best, best_cost = place, cost
+        centers.append(best)
+    return np.array(centers)
+
+
+def _assemble(
+    subunit: _Subunit, group: Rotation, symmetry: str, rng: np.random.Generator
+) -> FloatArray:
+    """Place the subunit as far out as its copies still hold together."""
+    if len(group) == 1:
+        return subunit.residues(np.zeros(3), group)
+    direction = rng.normal(size=3)
+    if symmetry.startswith("C"):
+        direction[2] = 0
+    elif symmetry.startswith("D"):
+        direction[2] *= 0.6
+    direction /= np.linalg.norm(direction)
+    low, high = 0.0, 4 * subunit.reach
+    found = subunit.residues(np.zeros(3), group)
+    for _ in range(9):
+        middle = (low + high) / 2
+        residues = subunit.residues(middle * direction, group)
+        if len(residues) == subunit.n_residues and _holds_together(residues, group):
+            low, found = middle, residues
+        else:
+            high = middle
+    return found
+
+
+def _holds_together(residues: FloatArray, group: Rotation) -> bool:
+    """Tell whether touching copies connect all members of the group."""
+    tree = cKDTree(residues)
+    needed = max(3, len(residues) // 60)
+    matrices = group.as_matrix()
+    touching = []
+    for matrix in matrices:
+        distance, _ = tree.query(residues @ matrix.T, distance_upper_bound=1.4 * _LATTICE)
+        if np.isfinite(distance).sum() >= needed:
+            touching.append(matrix)
+    reached = [np.eye(3)]
+    for member in reached:
+        for step in touching:
+            product = member @ step
+            if all(np.abs(product - other).max() > 1e-6 for other in reached):
+                reached.append(product)
+    return len(reached) == len(matrices)
