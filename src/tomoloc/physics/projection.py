@@ -194,8 +194,8 @@ def project(
             fine,
         )
         spectrum = scipy.fft.rfft(fine, axis=1, workers=-1)[:, : len(gain)] * gain[:, None]
-        lines = scipy.fft.irfft(spectrum, n=geometry.n_pixels, axis=1, workers=-1)
-        lines = np.asarray(lines, dtype=np.float32)[:, geometry.start : geometry.start + columns]
+        padded = scipy.fft.irfft(spectrum, n=geometry.n_pixels, axis=1, workers=-1)
+        lines = np.asarray(padded[:, geometry.start : geometry.start + columns], np.float32)
         images[batch] = shift_rows(lines, geometry.row_offsets[batch], n_rows=rows).transpose(
             0, 2, 1
         )
@@ -277,13 +277,16 @@ def _splat(
                     continue
                 w0, w1, w2, w3 = _spline_weights(place)
                 row = volume[z, x % nx, low:high]
-                to = fine[tilt, index : index + 4, low:high]
+                to0 = fine[tilt, index, low:high]
+                to1 = fine[tilt, index + 1, low:high]
+                to2 = fine[tilt, index + 2, low:high]
+                to3 = fine[tilt, index + 3, low:high]
                 for y in range(high - low):
                     value = row[y]
-                    to[0, y] += w0 * value
-                    to[1, y] += w1 * value
-                    to[2, y] += w2 * value
-                    to[3, y] += w3 * value
+                    to0[y] += w0 * value
+                    to1[y] += w1 * value
+                    to2[y] += w2 * value
+                    to3[y] += w3 * value
 
 
 @njit(cache=True, nogil=True, parallel=True, fastmath=True)
