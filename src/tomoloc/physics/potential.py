@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import fft
 from scipy.spatial.transform import Rotation
 
+from tomoloc.physics.filters import band_pass_weights, radial_frequency
 from tomoloc.types import FloatArray, Structure, Volume
 
 __all__ = [
@@ -41,7 +42,6 @@ _DISPLACED = {1: 5.15, 6: 16.44, 7: 2.49, 8: 9.13, 15: 5.73, 16: 19.86}
 # Hydrogens that an average protein carries on each C, N and O; used where a file has none.
 _HYDROGENS = {6: 1.24, 7: 1.04, 8: 0.14}
 _OVERSAMPLING = 2
-_EDGE_START = 0.8
 
 
 def make_potential(
@@ -114,7 +114,7 @@ def make_potential(
     # Fine voxel 2 i lies on voxel i of the result.
     middle = (np.array(shape) - 1) / 2
     index = _OVERSAMPLING * (position[:, ::-1] / voxel_spacing + middle)
-    k = _frequencies(shape, voxel_spacing)
+    k = radial_frequency(shape, voxel_spacing)
     total = np.zeros(k.shape, dtype=np.complex64)
     weight = np.asarray(structure.weight)
     hydrogens = {} if (structure.atomic_number == 1).any() else _HYDROGENS
@@ -125,7 +125,9 @@ def make_potential(
         _spread(grid, index[chosen], weight[chosen])
         amplitude = _amplitude(int(number), k) + hydrogens.get(int(number), 0.0) * hydrogen
         total += _crop(fft.rfftn(grid, workers=-1), shape) * amplitude
-    total *= _spline_transfer(shape) * np.exp(-b_factor / 4 * k**2) * _soft_edge(k, 1 / low_pass)
+    # Half at 0.9 of the cut-off, zero from 0.99 on.
+    edge = band_pass_weights(k, low_pass=low_pass / 0.9)
+    total *= _spline_transfer(shape) * np.exp(-b_factor / 4 * k**2) * edge
     data = fft.irfftn(total, s=shape, workers=-1) / voxel_spacing**3
     origin = -middle[::-1] * voxel_spacing
     return Volume(
@@ -209,20 +211,6 @@ def _amplitude(number: int, frequency: FloatArray) -> FloatArray:
     displaced = _DISPLACED.get(number, 4 / 3 * np.pi * radius**3)
     ice = ICE_POTENTIAL * displaced * np.exp(-np.pi * displaced ** (2 / 3) * square)
     return np.asarray(POTENTIAL_PER_SCATTERING * scattering - ice)
-
-
-def _frequencies(shape: tuple[int, int, int], voxel_spacing: float) -> FloatArray:
-    """Length of the frequency in 1/Å at each place of an rfftn."""
-    z, y, x = shape
-    squares = [fft.fftfreq(z) ** 2, fft.fftfreq(y) ** 2, fft.rfftfreq(x) ** 2]
-    total = squares[0][:, None, None] + squares[1][:, None] + squares[2]
-    return np.sqrt(total).astype(np.float32) / np.float32(voxel_spacing)
-
-
-def _soft_edge(frequency: FloatArray, cutoff: float) -> FloatArray:
-    """One up to 0.8 of the cutoff, then a cosine down to zero."""
-    fall = np.clip((frequency / cutoff - _EDGE_START) / (1 - _EDGE_START), 0, 1)
-    return (1 + np.cos(np.pi * fall)) / 2
 
 
 def _crop(spectrum: NDArray[np.complex64], shape: tuple[int, int, int]) -> NDArray[np.complex64]:

@@ -1,0 +1,208 @@
+"""Random placement of particles that do not overlap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from tomoloc.simulate.references import Reference
+from tomoloc.types import FloatArray
+
+__all__ = ["Packing", "pack"]
+
+_CENTERS = 1024  # tried for one orientation before another is drawn
+_ORIENTATIONS = 20
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Packing:
+    """Where particles lie.
+
+    Parameters
+    ----------
+    position : ndarray, shape (n, 3)
+        Centres xyz, voxel 0 being the origin.
+    rotation : Rotation of length n
+        Reference to tomogram, uniform over all orientations that fit.
+    species : ndarray of int, shape (n,)
+        Index of each particle's reference.
+    visible : ndarray, shape (n,)
+        Fraction of each particle's envelope inside the volume.
+    asked, placed : ndarray of int, shape (n species,)
+    fraction : float
+        Of the volume's voxels that envelopes take.
+    """
+
+    position: FloatArray
+    rotation: Rotation
+    species: NDArray[np.integer]
+    visible: FloatArray
+    asked: NDArray[np.integer]
+    placed: NDArray[np.integer]
+    fraction: float
+
+
+def pack(
+    references: list[Reference],
+    counts: list[int],
+    *,
+    shape: tuple[int, int, int],
+    voxel_spacing: float,
+    rng: np.random.Generator,
+    thickness: float | None = None,
+    clearance: float = 0.0,
+    border: Literal["inside", "cut"] = "inside",
+) -> Packing:
+    """Place particles at random, turned at random, without overlap.
+
+    An orientation is drawn for each particle, then places for it until its envelope is free, so
+    crowding does not favour any orientation. The larger species go first. A particle that finds
+    no place in 20 orientations with 1024 places each ends its species: `Packing.placed` is then
+    less than `Packing.asked`.
+
+    Parameters
+    ----------
+    references : list of Reference
+        Rendered for `voxel_spacing`.
+    counts : list of int
+        Wanted number of each.
+    shape : tuple of int
+        Of the tomogram, zyx.
+    voxel_spacing : float
+    rng : numpy.random.Generator
+    thickness : float, optional
+        Of the ice, centred along z: all of a particle lies in it. By default that of the volume.
+    clearance : float
+        Least distance between envelopes.
+    border : {"inside", "cut"}
+        Whether particles lie wholly inside along x and y, or only their centres must.
+
+    Raises
+    ------
+    ValueError
+        If a wanted particle is too large for the volume or the ice.
+    """
+    occupied = np.zeros(shape, dtype=np.bool_)
+    limits = _limits(shape, voxel_spacing, thickness)
+    rows: list[tuple[int, FloatArray, FloatArray, float]] = []
+    for kind in sorted(range(len(references)), key=lambda kind: -references[kind].volume):
+        if counts[kind] == 0:
+            continue
+        inner, outer = _clouds(references[kind], voxel_spacing, clearance)
+        for _ in range(counts[kind]):
+            found = _find_place(occupied, inner, limits, rng, cut=border == "cut")
+            if found is None:
+                break
+            center, matrix = found
+            _stamp(occupied, outer @ matrix.T + center)
+            visible = _fraction_inside(inner @ matrix.T + center, shape)
+            rows.append((kind, center, matrix, visible))
+        if not any(row[0] == kind for row in rows) and not occupied.any():
+            raise ValueError(
+                f"{references[kind].potential.name or 'a particle'} does not fit into the ice of"
+                f" {(limits[1] - limits[0]) * voxel_spacing} Å (xyz); enlarge the volume"
+            )
+    species = np.array([row[0] for row in rows], dtype=int)
+    visible = np.array([row[3] for row in rows], dtype=float)
+    taken = np.array([reference.volume for reference in references])[species] @ visible
+    return Packing(
+        position=np.array([row[1] for row in rows]).reshape(-1, 3) * voxel_spacing,
+        rotation=Rotation.from_matrix(np.array([row[2] for row in rows]).reshape(-1, 3, 3)),
+        species=species,
+        visible=visible,
+        asked=np.array(counts, dtype=int),
+        placed=np.bincount(species, minlength=len(references)),
+        fraction=float(taken / (np.prod(shape) * voxel_spacing**3)),
+    )
+
+
+def _limits(
+    shape: tuple[int, int, int], voxel_spacing: float, thickness: float | None
+) -> tuple[FloatArray, FloatArray]:
+    """Bounds xyz of the ice, in voxels."""
+    low, high = np.full(3, -0.5), np.array(shape[::-1]) - 0.5
+    if thickness is not None:
+        middle, half = (shape[0] - 1) / 2, min(thickness / voxel_spacing, shape[0]) / 2
+        low[2], high[2] = middle - half, middle + half
+    return low, high
+
+
+def _clouds(
+    reference: Reference, voxel_spacing: float, clearance: float
+) -> tuple[FloatArray, FloatArray]:
+    """Points xyz in voxels inside the envelope, and inside it grown by the clearance.
+
+    Half a voxel's diagonal is added, by which a point and the centre of its voxel may differ.
+    """
+    step = reference.potential.voxel_spacing
+    grow = (clearance + voxel_spacing * np.sqrt(3) / 2) / step
+    envelope = np.pad(reference.envelope, int(np.ceil(grow)) + 1)
+    grown = ndimage.distance_transform_edt(~envelope) <= grow
+    middle = (np.array(envelope.shape) - 1) / 2
+    inner, outer = (
+        (np.argwhere(mask) - middle)[:, ::-1] * step / voxel_spacing for mask in (envelope, grown)
+    )
+    # In a scattered order, the centre first, most collisions show within a few points.
+    inner = np.random.default_rng(0).permutation(inner)
+    first = int(np.argmin(np.linalg.norm(inner, axis=1)))
+    inner[[0, first]] = inner[[first, 0]]
+    return inner, outer
+
+
+def _find_place(
+    occupied: NDArray[np.bool_],
+    points: FloatArray,
+    limits: tuple[FloatArray, FloatArray],
+    rng: np.random.Generator,
+    *,
+    cut: bool,
+) -> tuple[FloatArray, FloatArray] | None:
+    low, high = limits
+    for _ in range(_ORIENTATIONS):
+        matrix = Rotation.random(rng=rng).as_matrix()
+        turned = points @ matrix.T
+        lowest, highest = low - turned.min(axis=0), high - turned.max(axis=0)
+        if cut:
+            lowest[:2], highest[:2] = low[:2], high[:2]
+        if (lowest >= highest).any():
+            continue
+        centers = rng.uniform(lowest, highest, (_CENTERS, 3))
+        winner = _first_free(occupied, turned, centers)
+        if winner >= 0:
+            return centers[winner], matrix
+    return None
+
+
+def _fraction_inside(points: FloatArray, shape: tuple[int, int, int]) -> float:
+    return float(((points >= -0.5) & (points < np.array(shape[::-1]) - 0.5)).all(axis=1).mean())
+
+
+@njit(cache=True, nogil=True)
+def _first_free(occupied: NDArray[np.bool_], points: FloatArray, centers: FloatArray) -> int:
+    """Return the first centre around which no point meets an occupied voxel, or -1."""
+    nz, ny, nx = occupied.shape
+    for trial in range(len(centers)):
+        free = True
+        for p in range(len(points)):
+            x = int(np.floor(centers[trial, 0] + points[p, 0] + 0.5))
+            y = int(np.floor(centers[trial, 1] + points[p, 1] + 0.5))
+            z = int(np.floor(centers[trial, 2] + points[p, 2] + 0.5))
+            if 0 <= x < nx and 0 <= y < ny and 0 <= z < nz and occupied[z, y, x]:
+                free = False
+                break
+        if free:
+            return trial
+    return -1
+
+
+def _stamp(occupied: NDArray[np.bool_], points: FloatArray) -> None:
+    """Mark the voxels of points xyz as occupied."""
+    index = np.floor(points[:, ::-1] + 0.5).astype(int)
+    inside = ((index >= 0) & (index < occupied.shape)).all(axis=1)
+    occupied[tuple(index[inside].T)] = True
