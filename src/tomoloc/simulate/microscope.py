@@ -116,6 +116,7 @@ def expose(
     ny, nx = projected.shape[1:]
     fy, fx = fft.fftfreq(ny, spacing)[:, None], fft.rfftfreq(nx, spacing)
     transfer = evaluate_ctf(ctf, fx, fy)
+    after = None
     if np.isfinite(dose_e_per_a2):
         after = shares * dose_e_per_a2
         before = after - dose_e_per_a2 / n
@@ -124,12 +125,12 @@ def expose(
     spectrum = fft.rfft2(projected, workers=-1) * transfer
     contrast = fft.irfft2(spectrum, s=(ny, nx), workers=-1)
     intensity = 1 + 2 * interaction_parameter(ctf.voltage_kv) * contrast
-    if np.isfinite(dose_e_per_a2):
+    if after is not None:
         path = thickness / _MEAN_FREE_PATH / np.cos(np.deg2rad(tilt_angles))
         electrons = dose_e_per_a2 / n * spacing**2 * np.exp(-path)
         images = rng.poisson(np.maximum(intensity, 0) * electrons[:, None, None])
     else:
-        after, images = None, intensity
+        images = intensity
     return TiltSeries(
         tilt_angles=tilt_angles,
         images=images.astype(np.float32),
@@ -162,5 +163,5 @@ def reconstruct(
     contrast = images / images.mean(axis=(1, 2), keepdims=True) - 1
     data = back_project(contrast, tilt_series.tilt_angles, shape=shape, roll_off=roll_off)
     data -= data.mean()
-    data /= max(float(data.std()), np.finfo(np.float32).tiny)
+    data /= max(float(data.std()), 1e-30)
     return Tomogram(data=data, voxel_spacing=spacing, name=name, tilt_series=tilt_series)

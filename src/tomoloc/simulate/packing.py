@@ -101,8 +101,7 @@ def pack(
                 break
             center, matrix = found
             _stamp(occupied, outer @ matrix.T + center)
-            visible = _fraction_inside(inner @ matrix.T + center, shape)
-            rows.append((kind, center, matrix, visible))
+            rows.append((kind, center, matrix, _fraction_inside(inner @ matrix.T + center, shape)))
         if not any(row[0] == kind for row in rows) and not occupied.any():
             raise ValueError(
                 f"{references[kind].potential.name or 'a particle'} does not fit into the ice of"

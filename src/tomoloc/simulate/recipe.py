@@ -12,6 +12,8 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from tomoloc.types import FloatArray
+
 __all__ = [
     "BuiltIn",
     "Microscope",
@@ -43,9 +45,9 @@ class Range:
 Number = float | Range
 
 
-def _drawn(default: object = MISSING, *, whole: bool = False) -> Any:
-    """Declare a number that a recipe may also give as a range."""
-    return field(default=default, metadata={"drawn": True, "whole": whole})
+# Marks the numbers that a recipe may also give as a range, and those that count something.
+_DRAWN = {"drawn": True, "whole": False}
+_COUNTED = {"drawn": True, "whole": True}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ class Specimen:
 
     shape: tuple[int, int, int]
     voxel_spacing: float = 10.0
-    thickness: Number | None = _drawn(None)
+    thickness: Number | None = field(default=None, metadata=_DRAWN)
     clearance: float = 10.0
     border: Literal["inside", "cut"] = "inside"
 
@@ -100,15 +102,15 @@ class Microscope:
         A fraction, and degrees of a phase plate.
     """
 
-    tilt_min: Number = _drawn(-60.0)
-    tilt_max: Number = _drawn(60.0)
-    tilt_step: Number = _drawn(3.0)
-    dose_e_per_a2: Number = _drawn(120.0)
-    defocus_um: Number = _drawn(3.5)
+    tilt_min: Number = field(default=-60.0, metadata=_DRAWN)
+    tilt_max: Number = field(default=60.0, metadata=_DRAWN)
+    tilt_step: Number = field(default=3.0, metadata=_DRAWN)
+    dose_e_per_a2: Number = field(default=120.0, metadata=_DRAWN)
+    defocus_um: Number = field(default=3.5, metadata=_DRAWN)
     voltage_kv: float = 300.0
     spherical_aberration_mm: float = 2.7
-    amplitude_contrast: Number = _drawn(0.07)
-    phase_shift: Number = _drawn(0.0)
+    amplitude_contrast: Number = field(default=0.07, metadata=_DRAWN)
+    phase_shift: Number = field(default=0.0, metadata=_DRAWN)
 
     def __post_init__(self) -> None:
         _check_positive(self, "tilt_step", "dose_e_per_a2", "voltage_kv")
@@ -120,7 +122,7 @@ class Microscope:
             raise ValueError("tilt_min must not exceed tilt_max")
 
     @property
-    def tilt_angles(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def tilt_angles(self) -> FloatArray:
         """Angles of a resolved recipe, sorted."""
         low, high, step = (_bounds(v)[0] for v in (self.tilt_min, self.tilt_max, self.tilt_step))
         return low + step * np.arange(int((high - low) / step + 1e-9) + 1)
@@ -130,8 +132,8 @@ class Microscope:
 class BuiltIn:
     """A random complex: the arguments of `tomoloc.simulate.structures.make_complex`."""
 
-    seed: Number = _drawn(whole=True)
-    mass_kda: Number | None = _drawn(None)
+    seed: Number = field(metadata=_COUNTED)
+    mass_kda: Number | None = field(default=None, metadata=_DRAWN)
     symmetry: str | None = None
 
 
@@ -153,7 +155,7 @@ class Species:
     """
 
     structure: str | BuiltIn
-    count: Number = _drawn(whole=True)
+    count: Number = field(metadata=_COUNTED)
     label: str = ""
     mass_kda: float | None = None
 

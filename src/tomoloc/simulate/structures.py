@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
@@ -22,6 +23,7 @@ _RESIDUE_ATOMS = {6: 4.99, 7: 1.36, 8: 1.49}
 _RESIDUE_MASS = 110.7
 _RESIDUE_VOLUME = _RESIDUE_MASS / 0.81
 _LATTICE = _RESIDUE_VOLUME ** (1 / 3)
+_CLEFT = 0.15  # how much shallower the field is where two domains meet
 _MASS_RANGE = (10.0, 10_000.0)
 
 
@@ -56,13 +58,13 @@ def make_complex(
     ValueError
         If the mass is not from 10 to 10,000 kDa or the point group is unknown.
     """
-    rng = np.random.default_rng([seed, 0xC0])
+    kind, rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
     if mass_kda is None:
-        mass_kda = float(np.exp(rng.uniform(np.log(40), np.log(3000))))
+        mass_kda = float(np.exp(kind.uniform(np.log(40), np.log(3000))))
     if not _MASS_RANGE[0] <= mass_kda <= _MASS_RANGE[1]:
         raise ValueError(f"mass_kda must be from 10 to 10000; got {mass_kda:g}")
     if symmetry is None:
-        symmetry = _draw_symmetry(rng, mass_kda)
+        symmetry = _draw_symmetry(kind, mass_kda)
     group = symmetry_group(symmetry)
     n_residues = max(round(mass_kda * 1000 / _RESIDUE_MASS / len(group)), 8)
     subunit = _Subunit(rng, n_residues)
@@ -98,13 +100,10 @@ class _Subunit:
         n_domains = int(np.clip(round(n_residues / size), 1, 30))
         shares = rng.dirichlet(np.full(n_domains, 4.0))
         radii = (3 * volume * shares / (4 * np.pi)) ** (1 / 3)
-        self.centers = _chain(rng, radii, tries=int(rng.choice([1, 2, 6])))
-        self.axes = []
-        for radius in radii:
-            stretch = np.exp(rng.normal(0, 0.28, 3))
-            stretch *= radius / np.cbrt(stretch.prod())
-            turn = Rotation.random(rng=rng).as_matrix()
-            self.axes.append(turn / stretch)
+        self.centers = _chain(rng, radii, tries=int(rng.choice([1, 4, 12, 30])))
+        stretch = np.exp(rng.normal(0, 0.28, (n_domains, 3)))
+        stretch *= (radii / np.cbrt(stretch.prod(axis=1)))[:, None]
+        self.axes = Rotation.random(n_domains, rng=rng).as_matrix() / stretch[:, None]
         self.wave_vectors = rng.normal(0, 2 * np.pi / 45, (16, 3))
         self.phases = rng.uniform(0, 2 * np.pi, 16)
         self.roughness = rng.uniform(0.25, 0.5)
@@ -120,20 +119,15 @@ class _Subunit:
         self.points = lattice[depth <= np.sort(depth)[min(4 * n_residues, len(depth) - 1)]]
 
     def depth(self, position: FloatArray) -> FloatArray:
-        """Evaluate the field at positions, shape (..., 3)."""
-        distances = np.stack(
-            [
-                np.linalg.norm((position - center) @ axes, axis=-1)
-                for center, axes in zip(self.centers, self.axes, strict=True)
-            ]
+        """Evaluate the field at positions, shape (n, 3)."""
+        return _depth(
+            np.ascontiguousarray(position),
+            self.centers,
+            self.axes,
+            self.wave_vectors,
+            self.phases,
+            self.roughness,
         )
-        nearest = distances.min(axis=0)
-        waves = np.cos(position @ self.wave_vectors.T + self.phases).mean(axis=-1)
-        if len(distances) == 1:
-            return nearest + self.roughness * waves
-        # A cleft where two domains are equally near.
-        gap = np.partition(distances, 1, axis=0)[1] - nearest
-        return nearest + self.roughness * waves + 0.15 * np.exp(-gap / 0.12)
 
     def residues(self, offset: FloatArray, group: Rotation) -> FloatArray:
         """Choose the residues of the subunit at `offset` that leave its copies their space."""
@@ -147,19 +141,56 @@ class _Subunit:
         return position[np.argsort(own, kind="stable")[: self.n_residues]]
 
 
+@njit(cache=True, nogil=True)
+def _depth(
+    position: FloatArray,
+    centers: FloatArray,
+    axes: FloatArray,
+    wave_vectors: FloatArray,
+    phases: FloatArray,
+    roughness: float,
+) -> FloatArray:
+    """Distance to the nearest domain in its radii, dented, with clefts between domains."""
+    depth = np.empty(len(position))
+    for i in range(len(position)):
+        first, second = np.inf, np.inf
+        for domain in range(len(centers)):
+            d = position[i] - centers[domain]
+            square = 0.0
+            for axis in range(3):
+                a = axes[domain]
+                square += (d[0] * a[0, axis] + d[1] * a[1, axis] + d[2] * a[2, axis]) ** 2
+            distance = np.sqrt(square)
+            if distance < first:
+                first, second = distance, first
+            elif distance < second:
+                second = distance
+        depth[i] = first
+        if first > 3:
+            continue
+        wave = 0.0
+        for k in range(len(phases)):
+            v = wave_vectors[k]
+            phase = position[i, 0] * v[0] + position[i, 1] * v[1] + position[i, 2] * v[2]
+            wave += np.cos(phase + phases[k])
+        cleft = _CLEFT * np.exp(-(second - first) / 0.12)
+        depth[i] += roughness * wave / len(phases) + cleft
+    return depth
+
+
 def _chain(rng: np.random.Generator, radii: FloatArray, *, tries: int) -> FloatArray:
     """Attach each domain to an earlier one; the more tries, the more compact the result."""
     centers = [np.zeros(3)]
     for i in range(1, len(radii)):
         placed = np.array(centers)
         best, best_cost = placed[0], np.inf
-        for _ in range(tries + 4):
+        for _ in range(tries):
             partner = int(rng.integers(i))
             direction = rng.normal(size=3)
             direction /= np.linalg.norm(direction)
-            place = placed[partner] + 0.92 * direction * (radii[partner] + radii[i])
+            place = placed[partner] + 0.85 * direction * (radii[partner] + radii[i])
             overlap = radii[:i] + radii[i] - np.linalg.norm(placed - place, axis=1)
-            cost = 50 * np.clip(overlap - 0.1 * radii[i], 0, None).sum()
+            cost = 50 * np.clip(overlap - 0.2 * radii[i], 0, None).sum()
             if tries > 1:
                 cost += np.linalg.norm(place - placed.mean(axis=0))
             if cost < best_cost:
@@ -195,7 +226,7 @@ def _assemble(
 def _holds_together(residues: FloatArray, group: Rotation) -> bool:
     """Tell whether touching copies connect all members of the group."""
     tree = cKDTree(residues)
-    needed = max(3, len(residues) // 60)
+    needed = max(3, len(residues) // 30)
     matrices = group.as_matrix()
     touching = []
     for matrix in matrices:
