@@ -14,7 +14,7 @@ from tomoloc.simulate.references import Reference, add_particles, make_reference
 from tomoloc.simulate.structures import make_complex
 from tomoloc.types import CTF, Particles, Sample, Structure, TiltSeries, Volume
 
-__all__ = ["Scene", "Simulator", "load_structure"]
+__all__ = ["Scene", "Simulator", "draw_seed", "load_structure", "numbered_recipes"]
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +75,11 @@ class Simulator:
         """
         if rng is None and self.recipe.seed is None:
             raise ValueError(f"recipe {self.recipe.name} has no seed of its own; pass rng")
-        seed = self.recipe.seed if rng is None else int(rng.integers(2**62))
-        recipe = self.recipe.resolve(int(seed or 0), name=name)
+        seed = draw_seed(rng) if rng is not None else int(self.recipe.seed or 0)
+        return self.draw_resolved(self.recipe.resolve(seed, name=name))
+
+    def draw_resolved(self, recipe: Recipe) -> Scene:
+        """Draw the scene of a resolved recipe, which may differ from this simulator's."""
         specimen = recipe.specimen
         packing = pack(
             [self._reference(species, recipe) for species in recipe.species],
@@ -137,6 +140,26 @@ class Simulator:
                 source, voxel_spacing=spacing, mass_kda=species.mass_kda
             )
         return self._references[key]
+
+
+def draw_seed(rng: np.random.Generator) -> int:
+    """Draw the seed of one scene."""
+    return int(rng.integers(2**62))
+
+
+def numbered_recipes(recipe: Recipe, *, number: int, seed: int | None = None) -> list[Recipe]:
+    """Resolve a recipe for a series of samples, each of which depends on its number alone.
+
+    A resolved recipe stands for itself where one sample without another seed is asked for.
+    """
+    if recipe.seed is not None and seed is None and number == 1:
+        return [recipe]
+    return [
+        recipe.resolve(
+            draw_seed(np.random.default_rng([seed or 0, i])), name=f"{recipe.name}_{i:03d}"
+        )
+        for i in range(number)
+    ]
 
 
 def load_structure(species: Species) -> Structure | Volume:
