@@ -67,11 +67,12 @@ def simulate(
         raise ValueError(f"--number must be at least 1; got {number}")
     simulator = Simulator(read_recipe(recipe))
     plans = numbered_recipes(simulator.recipe, number=number, seed=seed)
+    extras = ["tilt_series.mrc"] * tilt_series + ["density.mrc"] * density
     finished = {
         plan.name
         for plan in plans
         if not overwrite
-        and _is_finished(output / plan.name, recipe_to_mapping(plan), tilt_series, density)
+        and _is_finished(output / plan.name, recipe_to_mapping(plan), wanted=extras)
     }
     with show_progress(sys.stderr.isatty()):
         for plan in progress(plans, f"simulating {simulator.recipe.name}"):
@@ -91,7 +92,7 @@ def simulate(
             sys.stdout.flush()
 
 
-def _is_finished(folder: Path, recipe: dict[str, object], tilt_series: bool, density: bool) -> bool:
+def _is_finished(folder: Path, recipe: dict[str, object], *, wanted: list[str]) -> bool:
     """Tell whether a sample is there with all files; complain if it is another one."""
     from tomoloc.io.samples import read_recipe_mapping
 
@@ -99,7 +100,7 @@ def _is_finished(folder: Path, recipe: dict[str, object], tilt_series: bool, den
         return False
     if read_recipe_mapping(folder) != recipe:
         raise ValueError(
-            f"{folder} exists and was made with other settings; choose another folder or --overwrite"
+            f"{folder} exists and was made with other settings; choose another folder or give"
+            " --overwrite"
         )
-    wanted = ["tilt_series.mrc"] * tilt_series + ["density.mrc"] * density
     return all((folder / name).is_file() for name in wanted)

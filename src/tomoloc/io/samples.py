@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tomoloc.io.atomic import writing
+from tomoloc.io.star import write_blocks
 from tomoloc.io.tables import Frame, read_particles, write_particles
 from tomoloc.io.tilts import list_tilt_series, read_tilt_series
 from tomoloc.io.tomograms import read_tomogram, read_volume, write_volume
@@ -159,7 +160,6 @@ def _write_files(
 
 def _write_tilts(series: TiltSeries, path: Path, *, name: str) -> None:
     import pandas as pd
-    import starfile
 
     overview: dict[str, Any] = {"rlnTomoName": name, "rlnTomoTiltSeriesName": "tilt_series.mrc"}
     tilts: dict[str, Any] = {"rlnTomoNominalStageTiltAngle": series.tilt_angles}
@@ -179,8 +179,7 @@ def _write_tilts(series: TiltSeries, path: Path, *, name: str) -> None:
         tilts["rlnDefocusV"] = ctf.defocus_v_um * 1e4
         tilts["rlnDefocusAngle"] = ctf.defocus_angle
         tilts["rlnPhaseShift"] = ctf.phase_shift
-    blocks = {"global": pd.DataFrame([overview]), name: pd.DataFrame(tilts)}
-    starfile.write(blocks, path, float_format="%.9g")
+    write_blocks({"global": overview, name: pd.DataFrame(tilts)}, path)
 
 
 def _read_optional(path: Path) -> Volume | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -100,8 +101,9 @@ def pack(
             if found is None:
                 break
             center, matrix = found
-            _stamp(occupied, outer @ matrix.T + center)
-            rows.append((kind, center, matrix, _fraction_inside(inner @ matrix.T + center, shape)))
+            _stamp(occupied, _turn(outer, matrix), center)
+            inside = _fraction_inside(_turn(inner, matrix), center, shape)
+            rows.append((kind, center, matrix, inside))
         if not any(row[0] == kind for row in rows) and not occupied.any():
             raise ValueError(
                 f"{references[kind].potential.name or 'a particle'} does not fit into the ice of"
@@ -132,6 +134,7 @@ def _limits(
     return low, high
 
 
+@lru_cache(maxsize=64)
 def _clouds(
     reference: Reference, voxel_spacing: float, clearance: float
 ) -> tuple[FloatArray, FloatArray]:
@@ -145,11 +148,12 @@ def _clouds(
     grown = ndimage.distance_transform_edt(~envelope) <= grow
     middle = (np.array(envelope.shape) - 1) / 2
     inner, outer = (
-        (np.argwhere(mask) - middle)[:, ::-1] * step / voxel_spacing for mask in (envelope, grown)
+        np.ascontiguousarray((np.argwhere(mask) - middle)[:, ::-1]) * (step / voxel_spacing)
+        for mask in (envelope, grown)
     )
     # In a scattered order, the centre first, most collisions show within a few points.
     inner = np.random.default_rng(0).permutation(inner)
-    first = int(np.argmin(np.linalg.norm(inner, axis=1)))
+    first = int(np.argmin((inner**2).sum(axis=1)))
     inner[[0, first]] = inner[[first, 0]]
     return inner, outer
 
@@ -165,8 +169,9 @@ def _find_place(
     low, high = limits
     for _ in range(_ORIENTATIONS):
         matrix = Rotation.random(rng=rng).as_matrix()
-        turned = points @ matrix.T
-        lowest, highest = low - turned.min(axis=0), high - turned.max(axis=0)
+        turned = _turn(points, matrix)
+        reach = _extent(turned)
+        lowest, highest = low - reach[0], high - reach[1]
         if cut:
             lowest[:2], highest[:2] = low[:2], high[:2]
         if (lowest >= highest).any():
@@ -178,8 +183,15 @@ def _find_place(
     return None
 
 
-def _fraction_inside(points: FloatArray, shape: tuple[int, int, int]) -> float:
-    return float(((points >= -0.5) & (points < np.array(shape[::-1]) - 0.5)).all(axis=1).mean())
+@njit(cache=True, nogil=True)
+def _turn(points: FloatArray, matrix: FloatArray) -> FloatArray:
+    """Rotate many points; BLAS is slow on matrices of three columns."""
+    turned = np.empty_like(points)
+    for i in range(len(points)):
+        for axis in range(3):
+            row = matrix[axis]
+            turned[i, axis] = row[0] * points[i, 0] + row[1] * points[i, 1] + row[2] * points[i, 2]
+    return turned
 
 
 @njit(cache=True, nogil=True)
@@ -200,8 +212,34 @@ def _first_free(occupied: NDArray[np.bool_], points: FloatArray, centers: FloatA
     return -1
 
 
-def _stamp(occupied: NDArray[np.bool_], points: FloatArray) -> None:
-    """Mark the voxels of points xyz as occupied."""
-    index = np.floor(points[:, ::-1] + 0.5).astype(int)
-    inside = ((index >= 0) & (index < occupied.shape)).all(axis=1)
-    occupied[tuple(index[inside].T)] = True
+@njit(cache=True, nogil=True)
+def _extent(points: FloatArray) -> FloatArray:
+    """Least and greatest coordinates, shape (2, 3)."""
+    reach = np.zeros((2, 3))
+    for i in range(len(points)):
+        for axis in range(3):
+            reach[0, axis] = min(reach[0, axis], points[i, axis])
+            reach[1, axis] = max(reach[1, axis], points[i, axis])
+    return reach
+
+
+@njit(cache=True, nogil=True)
+def _fraction_inside(points: FloatArray, center: FloatArray, shape: tuple[int, int, int]) -> float:
+    count = 0
+    for i in range(len(points)):
+        x, y, z = center[0] + points[i, 0], center[1] + points[i, 1], center[2] + points[i, 2]
+        inside_x, inside_y = -0.5 <= x < shape[2] - 0.5, -0.5 <= y < shape[1] - 0.5
+        count += inside_x and inside_y and -0.5 <= z < shape[0] - 0.5
+    return count / len(points)
+
+
+@njit(cache=True, nogil=True)
+def _stamp(occupied: NDArray[np.bool_], points: FloatArray, center: FloatArray) -> None:
+    """Mark the voxels of points xyz around a centre as occupied."""
+    nz, ny, nx = occupied.shape
+    for i in range(len(points)):
+        x = int(np.floor(center[0] + points[i, 0] + 0.5))
+        y = int(np.floor(center[1] + points[i, 1] + 0.5))
+        z = int(np.floor(center[2] + points[i, 2] + 0.5))
+        if 0 <= x < nx and 0 <= y < ny and 0 <= z < nz:
+            occupied[z, y, x] = True

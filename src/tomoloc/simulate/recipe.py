@@ -188,20 +188,20 @@ class Recipe:
     ----------
     name : str
         Samples are named after it.
-    specimen : Specimen
-    species : tuple of Species
-    microscope : Microscope
     description : str
     seed : int, optional
         Of a resolved recipe, which gives its one sample again.
+    specimen : Specimen
+    microscope : Microscope
+    species : tuple of Species
     """
 
     name: str
-    specimen: Specimen
-    species: tuple[Species, ...]
-    microscope: Microscope = field(default_factory=Microscope)
     description: str = ""
     seed: int | None = None
+    specimen: Specimen
+    microscope: Microscope = field(default_factory=Microscope)
+    species: tuple[Species, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name:
