@@ -111,8 +111,8 @@ def write_mrc(volume: Volume, path: str | Path, *, overwrite: bool = True) -> No
         If the file cannot be written; nothing is left behind then.
     """
     data = volume.data
-    if data.ndim > 4:
-        raise ValueError(f"MRC holds at most four axes; got data of shape {data.shape}")
+    if data.ndim > 4 or data.dtype.kind not in "biuf":
+        raise ValueError(f"MRC cannot hold {data.dtype} data of shape {data.shape}; convert it")
     found = measure(data)
     dtype = _storage_dtype(data, low=found.minimum, high=found.maximum)
     header = _make_header(volume, dtype)
@@ -145,7 +145,7 @@ def _storage_dtype(data: NDArray[Any], *, low: float, high: float) -> np.dtype[A
                 return np.dtype(candidate)
         if max(abs(low), abs(high)) <= 1 << 24:
             return np.dtype("<f4")
-    raise ValueError(f"MRC cannot hold {data.dtype} from {low:g} to {high:g}; convert it first")
+    raise ValueError(f"MRC cannot hold {data.dtype} from {low:g} to {high:g}; convert it")
 
 
 def _make_header(volume: Volume, dtype: np.dtype[Any]) -> Header:
@@ -282,6 +282,8 @@ def _unpack(
                 f"{path} is truncated: expected {data.nbytes} bytes of data, found {found}"
             )
         block[...] = np.frombuffer(raw, dtype=dtype).reshape(block.shape)
+    if file.read(1):  # at the end of its stream, gzip compares the checksum
+        logger.warning("%s: more bytes than its header states", path)
     return data
 
 

@@ -70,8 +70,9 @@ def read_omezarr(path: str | Path, *, level_spacing: float | None = None) -> Sto
         )
     image = _Pyramid(multiscales[0], path=path)
     level = image.choose(level_spacing)
-    array = node[image.paths[level]]
-    data = image.in_axis_order(_unpack(array, path=path))
+    if image.paths[level] not in node:
+        raise ValueError(f"{path}: level {image.paths[level]} is missing")
+    data = image.in_axis_order(_unpack(node[image.paths[level]], path=path))
     x, y, z = (float(size) for size in image.scales[level])
     return StoredVolume(
         data=data,

@@ -91,7 +91,10 @@ def read_structure(source: str | Path, *, assembly: bool = False) -> Structure |
 
 @dataclass(frozen=True, kw_only=True)
 class StructureSummary:
-    """What a structure file holds: of its first model, without waters."""
+    """What a structure file holds: of its first model, without waters.
+
+    `n_chains` counts those of protein or nucleic acid, `n_coarse` the residues given by one atom.
+    """
 
     structure: Structure
     mass_kda: float
@@ -134,7 +137,7 @@ def summarize_structure(source: str | Path) -> StructureSummary:
         structure=structure,
         mass_kda=heavy / (1 - HYDROGEN_MASS_FRACTION) / 1000,
         n_models=len(file),
-        n_chains=sum(any(not r.is_water() for r in chain) for chain in file[0]),
+        n_chains=sum(any(_in_polymer(residue) for residue in chain) for chain in file[0]),
         n_residues=len(residues),
         n_coarse=sum(_heavy_atoms(residue) is not None for residue in residues),
         assemblies=tuple(assembly.name for assembly in file.assemblies),
@@ -273,6 +276,13 @@ def _make_structure(model: Any, *, name: str, path: Path) -> Structure:
         weight=np.array(weight),
         name=name,
     )
+
+
+def _in_polymer(residue: Any) -> bool:
+    import gemmi
+
+    known = gemmi.find_tabulated_residue(residue.name)
+    return known.is_amino_acid() or known.is_nucleic_acid()
 
 
 def _heavy_atoms(residue: Any) -> int | None:
