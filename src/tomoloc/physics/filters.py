@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -257,20 +258,24 @@ def rescale(volume: SomeVolume, voxel_spacing: float) -> SomeVolume:
     ValueError
         If the spacing is not positive.
     """
-    from dataclasses import replace
-
     if not (np.isfinite(voxel_spacing) and voxel_spacing > 0):
         raise ValueError(f"voxel_spacing must be positive (angstrom); got {voxel_spacing}")
     ratio = voxel_spacing / volume.voxel_spacing
     if ratio == 1:
         return volume
-    data = volume.data
-    for axis, n in zip((-1, -2, -3), volume.shape[::-1], strict=True):
-        matrix = _resampling_matrix(n, max(1, round(n / ratio)), ratio)
-        moved = np.moveaxis(np.asarray(data, dtype=np.float32), axis, -1)
-        data = np.moveaxis(moved @ matrix.T, -1, axis)
-    data = np.ascontiguousarray(data)
-    middle = (np.array(data.shape[:-4:-1]) - 1) / 2  # xyz
+    shape = tuple(max(1, round(n / ratio)) for n in volume.shape)
+    along_z, along_y, along_x = (
+        _resampling_matrix(n, m, ratio) for n, m in zip(volume.shape, shape, strict=True)
+    )
+    channels = volume.data.reshape(-1, *volume.shape)
+    data = np.empty((len(channels), *shape), dtype=np.float32)
+    for channel, out in zip(channels, data, strict=True):
+        # contiguous products only: each is one call of BLAS, or one a slice
+        flat = np.asarray(channel, dtype=np.float32).reshape(len(channel), -1)
+        slabs = (along_z @ flat).reshape(shape[0], *channel.shape[1:])
+        out[...] = (along_y @ slabs) @ along_x.T
+    data = data.reshape(*volume.data.shape[:-3], *shape)
+    middle = (np.array(shape[::-1]) - 1) / 2
     return replace(
         volume,
         data=data,
@@ -301,6 +306,7 @@ def _spectrum(data: NDArray[Any]) -> NDArray[np.complex64]:
         raise ValueError(f"expected a volume of shape (z, y, x); got {data.shape}")
     values = np.asarray(data, dtype=np.float32)
     spectrum = scipy.fft.rfftn(values - values.mean(dtype=float), workers=os.cpu_count())
+    spectrum[0, 0, 0] = 0
     return cast("NDArray[np.complex64]", spectrum)
 
 

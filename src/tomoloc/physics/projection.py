@@ -25,7 +25,6 @@ OVERSAMPLING = 2
 
 _ROWS = 256  # rows y handled by one task: five lines of them stay in the first-level cache
 _BATCH_BYTES = 256 * 2**20
-_MARGIN = 8  # pixels beyond the outermost voxel: room for the sinc tails of the borders
 
 Array = NDArray[np.float32]
 Floats = NDArray[np.floating[Any]]
@@ -66,7 +65,7 @@ class LineGeometry:
         shape: tuple[int, int, int],
         image_shape: tuple[int, int],
         shifts: ArrayLike | None,
-        filtered: bool = False,
+        margin: int = 8,
     ) -> LineGeometry:
         """Lay out lines that hold the image and every voxel at every tilt.
 
@@ -78,8 +77,8 @@ class LineGeometry:
         image_shape : tuple (y, x)
         shifts : array_like, shape (n, 2), optional
             Displacement xy of each image's content, in pixels.
-        filtered : bool
-            Leave room for a kernel as long as the image, such as the ramp's.
+        margin : int
+            Pixels beyond the outermost voxel and the image: room for the tails of filters.
 
         Raises
         ------
@@ -100,8 +99,7 @@ class LineGeometry:
         cosines, sines = np.cos(angles), np.sin(angles)
         reach = np.abs(cosines) * (nx - 1) / 2 + np.abs(sines) * (nz - 1) / 2 + np.abs(moved[:, 0])
         half = max(float(reach.max()), (columns - 1) / 2)
-        half = float(reach.max()) + columns / 2 if filtered else half
-        n_pixels = 2 * scipy.fft.next_fast_len(int(np.ceil(half)) + 1 + _MARGIN, real=True)
+        n_pixels = 2 * scipy.fft.next_fast_len(int(np.ceil(half)) + 1 + margin, real=True)
         start = (n_pixels - columns) // 2
         return cls(
             cosines=cosines,
@@ -175,7 +173,11 @@ def project(
     nz, ny, nx = volume_data.shape
     rows, columns = (ny, nx) if image_shape is None else image_shape
     geometry = LineGeometry.make(
-        tilt_angles, shape=(nz, ny, nx), image_shape=(rows, columns), shifts=shifts
+        tilt_angles,
+        shape=(nz, ny, nx),
+        image_shape=(rows, columns),
+        shifts=shifts,
+        margin=8 if border == "zero" else 32,  # repeated matter ends abruptly with the lines
     )
     if border == "periodic" and np.abs(geometry.cosines).min() < 0.05:
         raise ValueError("a periodic border needs tilt angles within ±87 degrees")
@@ -231,7 +233,7 @@ def shift_rows(lines: Array, offsets: Floats, *, n_rows: int) -> Array:
         return out
     # An odd length has no coefficient at Nyquist, so that shifts stay exactly invertible, and it
     # is long enough for no row to come back in from the other side.
-    length = _odd_fast_length(max(ny, n_rows) + int(np.ceil(np.abs(offsets).max())) + 2 * _MARGIN)
+    length = _odd_fast_length(max(ny, n_rows) + int(np.ceil(np.abs(offsets).max())) + 16)
     turn = np.exp(-2j * np.pi * np.fft.rfftfreq(length) * offsets[:, None]).astype(np.complex64)
     spectrum = scipy.fft.rfft(lines, n=length, axis=2, workers=-1) * turn[:, None]
     moved = scipy.fft.irfft(spectrum, n=length, axis=2, workers=-1)[..., :n_rows]

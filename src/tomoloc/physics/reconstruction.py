@@ -134,7 +134,7 @@ def back_project(
         shape=shape,
         image_shape=(rows, columns),
         shifts=shifts,
-        filtered=weighting == "ramp",
+        margin=8 if weighting == "none" else columns // 2 + 8,  # the ramp's kernel is that long
     )
     pixels = geometry.n_pixels
     gains = np.broadcast_to(kernel_gain(pixels), (n, pixels // 2 + 1))

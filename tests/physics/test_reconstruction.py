@@ -1,0 +1,149 @@
+"""Weighted back-projection gives density back as it was."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tomoloc.physics.filters import fourier_shell_correlation
+from tomoloc.physics.projection import project
+from tomoloc.physics.reconstruction import angular_weights, back_project, ramp_filter
+from tomoloc.physics.wedge import missing_wedge
+
+SHAPE = (48, 36, 56)
+
+
+def ball_of_noise(rng, shape, radius):
+    """Noise inside a soft ball: structure at all frequencies, nothing at the borders."""
+    z, y, x = (np.arange(n) - (n - 1) / 2 for n in shape)
+    distance = np.sqrt(z[:, None, None] ** 2 + y[:, None] ** 2 + x**2)
+    return rng.standard_normal(shape) / (1 + np.exp(distance - radius))
+
+
+@pytest.mark.parametrize(
+    "angles", [np.arange(-90.0, 90, 3), np.arange(-90.0, 91, 3), np.arange(-88.0, 92, 3)]
+)
+def test_density_comes_back_from_a_full_range(angles):
+    z, y, x = (np.arange(n) - (n - 1) / 2 for n in SHAPE)
+    squared = (z[:, None, None] - 3.4) ** 2 + (y[:, None] + 2.2) ** 2 + (x - 5.1) ** 2
+    ball = np.exp(-squared / (2 * 2.2**2))
+    images = project(ball, angles, image_shape=(36, 80))
+    back = back_project(images, angles, shape=SHAPE, roll_off=1.0)
+    np.testing.assert_allclose(back, ball, atol=4e-3)
+    assert back.sum() == pytest.approx(ball.sum(), rel=2e-3)
+
+
+def test_round_trip_correlates_inside_the_wedge(rng):
+    angles = np.arange(-60.0, 60.1, 2)
+    volume = ball_of_noise(rng, SHAPE, 14)
+    back = back_project(project(volume, angles, image_shape=(36, 80)), angles, shape=SHAPE)
+    # A little inside the outermost slices, and from two waves across the ball: what is missing
+    # leaks that far into what is known.
+    frequency, correlation = fourier_shell_correlation(
+        volume, back, voxel_spacing=1.0, mask=missing_wedge(SHAPE, (-57, 57))
+    )
+    known = (frequency >= 2 / 28) & (frequency <= 0.35)
+    assert correlation[known].min() > 0.99
+    outside = ~missing_wedge(SHAPE, (-64, 64))
+    spectrum = np.abs(np.fft.rfftn(back)) ** 2
+    assert spectrum[outside].sum() < 0.02 * spectrum.sum()
+
+
+def test_amplitudes_come_back_inside_the_wedge(rng):
+    angles = np.arange(-60.0, 60.1, 2)
+    volume = ball_of_noise(rng, SHAPE, 14)
+    back = back_project(
+        project(volume, angles, image_shape=(36, 80)), angles, shape=SHAPE, roll_off=1.0
+    )
+    before, after = np.fft.rfftn(volume), np.fft.rfftn(back)
+    known = missing_wedge(SHAPE, (-57, 57))
+    known &= (
+        np.add.outer(
+            np.add.outer(np.fft.fftfreq(48) ** 2, np.fft.fftfreq(36) ** 2), np.fft.rfftfreq(56) ** 2
+        )
+        < 0.35**2
+    )
+    slope = np.vdot(before[known], after[known]).real / np.vdot(before[known], before[known]).real
+    assert slope == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("tilt_range", [(-60, 30), (-20, 70)])
+def test_power_lies_where_the_wedge_says(rng, tilt_range):
+    angles = np.arange(tilt_range[0], tilt_range[1] + 0.1, 2.5)
+    back = back_project(rng.standard_normal((len(angles), 36, 80)), angles, shape=SHAPE)
+    power = np.abs(np.fft.rfftn(back)) ** 2
+    share = power[missing_wedge(SHAPE, tilt_range)].sum() / power.sum()
+    mirrored = (-tilt_range[1], -tilt_range[0])
+    assert share > 0.9
+    assert power[missing_wedge(SHAPE, mirrored)].sum() / power.sum() < 0.8
+
+
+def test_edge_border_keeps_a_flat_background_flat():
+    angles = np.arange(-60.0, 61, 3)
+    images = np.ones((len(angles), 12, 40))
+    edge = back_project(images, angles, shape=(16, 12, 40), border="edge")
+    zero = back_project(images, angles, shape=(16, 12, 40), border="zero")
+    assert np.ptp(edge) < 0.2 * np.ptp(zero)
+
+
+def test_shifts_are_undone():
+    rng = np.random.default_rng(3)
+    angles = np.arange(-60.0, 61, 4)
+    shifts = rng.uniform(-3, 3, (len(angles), 2))
+    z, y, x = (np.arange(n) - (n - 1) / 2 for n in SHAPE)
+    ball = np.exp(-(z[:, None, None] ** 2 + (y[:, None] - 4) ** 2 + (x + 6) ** 2) / 8)
+    moved = project(ball, angles, image_shape=(48, 90), shifts=shifts)
+    back = back_project(moved, angles, shape=SHAPE, shifts=shifts)
+    still = back_project(project(ball, angles, image_shape=(48, 90)), angles, shape=SHAPE)
+    np.testing.assert_allclose(back, still, atol=5e-3)
+
+
+class TestAngularWeights:
+    def test_even_steps(self):
+        np.testing.assert_allclose(angular_weights(np.arange(-60, 61, 3)), np.deg2rad(3))
+
+    @pytest.mark.parametrize("last", [87.0, 90.0])
+    def test_a_full_range_adds_up_to_pi(self, last):
+        assert angular_weights(np.arange(-90.0, last + 1, 3)).sum() == pytest.approx(np.pi)
+
+    def test_any_order_and_uneven_steps(self):
+        weights = angular_weights([0, 10, -20, 4])
+        np.testing.assert_allclose(np.rad2deg(weights), [12, 6, 20, 5])
+
+    def test_one_image_stands_for_the_half_circle(self):
+        np.testing.assert_allclose(angular_weights([12.0]), [np.pi])
+
+    def test_twins_share(self):
+        np.testing.assert_allclose(np.rad2deg(angular_weights([-3, 0, 0, 3])), [3, 1.5, 1.5, 3])
+
+
+class TestRampFilter:
+    def test_it_is_the_frequency(self):
+        ramp = ramp_filter(256, roll_off=1.0)
+        np.testing.assert_allclose(ramp, np.fft.rfftfreq(256), atol=2e-3)
+        assert 0 < ramp[0] < 1e-3
+
+    def test_it_rolls_off(self):
+        ramp = ramp_filter(256, roll_off=0.8)
+        full = ramp_filter(256, roll_off=1.0)
+        assert ramp[-1] == pytest.approx(0, abs=1e-9)
+        assert np.array_equal(ramp[:102], full[:102])
+        assert ramp[115] == pytest.approx(full[115] / 2, rel=0.05)
+
+    def test_wrong_fraction_is_told(self):
+        with pytest.raises(ValueError, match="fraction of Nyquist"):
+            ramp_filter(64, roll_off=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"images": np.zeros((2, 5, 6))}, r"shape \(3, y, x\)"),
+        ({"weighting": "exact"}, "'ramp' or 'none'"),
+        ({"border": "mirror"}, "'zero' or 'edge'"),
+    ],
+)
+def test_wrong_use_is_told(options, message):
+    arguments = {"images": np.zeros((3, 5, 6)), **options}
+    with pytest.raises(ValueError, match=message):
+        back_project(arguments.pop("images"), [0, 1, 2], shape=(4, 5, 6), **arguments)
