@@ -232,9 +232,15 @@ def _locate(source: str | Path) -> tuple[Path, str]:
 def _parse(path: Path) -> Any:
     import gemmi
 
+    content = path.read_bytes()
+    form = gemmi.CoorFormat.Pdb if _ending(path) in (".pdb", ".ent") else gemmi.CoorFormat.Mmcif
     try:
-        file = gemmi.read_structure(str(path))
-    except (RuntimeError, ValueError) as error:
+        if content.startswith(b"\x1f\x8b"):  # gemmi would read a truncated archive without a word
+            content = gzip.decompress(content)
+        file = gemmi.read_structure_string(content, format=form)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} is truncated or damaged: {error}") from error
+    except (RuntimeError, ValueError, IndexError) as error:
         raise ValueError(f"{path} is not a structure file, or is damaged: {error}") from error
     if len(file) == 0:
         raise ValueError(f"{path} holds no atoms")
