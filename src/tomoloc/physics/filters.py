@@ -270,10 +270,12 @@ def rescale(volume: SomeVolume, voxel_spacing: float) -> SomeVolume:
     channels = volume.data.reshape(-1, *volume.shape)
     data = np.empty((len(channels), *shape), dtype=np.float32)
     for channel, out in zip(channels, data, strict=True):
-        # contiguous products only: each is one call of BLAS, or one a slice
-        flat = np.asarray(channel, dtype=np.float32).reshape(len(channel), -1)
-        slabs = (along_z @ flat).reshape(shape[0], *channel.shape[1:])
-        out[...] = (along_y @ slabs) @ along_x.T
+        # Three large matrix products; many small ones would leave threads waiting for each other.
+        values = along_z @ np.asarray(channel, dtype=np.float32).reshape(len(channel), -1)
+        values = values.reshape(shape[0], *channel.shape[1:]).transpose(1, 0, 2)
+        values = along_y @ values.reshape(len(values), -1)
+        values = values.reshape(-1, channel.shape[2]) @ along_x.T
+        out[...] = values.reshape(shape[1], shape[0], shape[2]).transpose(1, 0, 2)
     data = data.reshape(*volume.data.shape[:-3], *shape)
     middle = (np.array(shape[::-1]) - 1) / 2
     return replace(
