@@ -79,6 +79,11 @@ def test_volume_as_json(facts, tomogram, particles):
     assert found["lacks"] == []
 
 
+def test_tilt_files_beside_a_volume(facts, tomogram):
+    tomogram.with_suffix(".tlt").write_text("-3\n0\n3\n")
+    assert facts(tomogram)["tilt_files"] == ["TS_1.tlt"]
+
+
 def test_what_a_volume_lacks(facts, tomogram, tmp_path, particles):
     content = bytearray(tomogram.read_bytes())
     content[BLANK_SPACING] = b"\0" * 12

@@ -92,6 +92,19 @@ def test_what_is_kept(tmp_path, alanine, form):
     np.testing.assert_allclose(structure.position[-1], [7, 7, 7])
 
 
+def test_a_chain_that_half_of_the_cells_hold_is_whole(tmp_path):
+    half = [
+        atom(1, " N", "ALA", 1, (1, 2, 3), element="N", occupancy=0.5),
+        atom(2, " CA", "ALA", 1, (2, 2, 3), element="C", occupancy=0.5),
+        atom(3, " C", "ALA", 1, (3, 2, 3), element="C", occupancy=0.25),
+        atom(4, " N", "ALA", 1, (9, 2, 3), element="N", chain="B"),
+        atom(5, " CA", "ALA", 1, (9, 3, 3), element="C", chain="B", occupancy=0.25),
+    ]
+    path = tmp_path / "half.pdb"
+    path.write_text(pdb(half))
+    np.testing.assert_allclose(read_structure(path).weight, [1, 1, 0.5, 1, 0.25])
+
+
 def test_first_model_only(tmp_path):
     path = tmp_path / "nmr.pdb"
     models = [f"MODEL     {i}\n" + "\n".join(ALANINE[:4]) + "\nENDMDL\n" for i in (1, 2, 3)]

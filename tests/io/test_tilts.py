@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from tomoloc.io.tilts import list_tilt_series, read_tilt_series
+from tomoloc.io.tilts import find_tilt_files, list_tilt_series, read_tilt_series
 
 ANGLES = [-40.0, -20.0, 0.0, 20.5, 60.0]
 BEFORE = [9.3, 3.1, 0.0, 6.2, 12.4]  # exposure before each image, dose-symmetric
@@ -258,6 +258,8 @@ def test_warp_leaves_out_tilts(make):
         ("a.star", "", "not a STAR file"),
         ("a.star", loop("particles", {"rlnCoordinateX": [1, 2]}), "it has none"),
         ("a.star", loop("", {f"rlnTomoProj{axis}": ["[1,x]"] for axis in "XYZ"}), "projection"),
+        ("a.star", loop("", {"rlnTomoProjX": ["[1,0]"]}), "rlnTomoProjY"),
+        ("a.xml", warp().replace("utf-8", "utfz8"), "damaged"),
         ("a.tomostar", loop("", {"rlnCoordinateX": [1, 2]}), "wrpAngleTilt"),
         ("a.xml", "<TiltSeries><Angles>1", "not XML"),
         ("a.xml", "<Movie></Movie>", "no Angles"),
@@ -267,6 +269,15 @@ def test_warp_leaves_out_tilts(make):
 def test_what_is_no_tilt_file(make, name, text, said):
     with pytest.raises(ValueError, match=said):
         read_tilt_series(make(name, text))
+
+
+def test_files_beside_a_tomogram(make):
+    for name in ("rec/TS_1.mrc.mdoc", "rec/TS_1_10.00Apx.tlt", "rec/TS_1.xml", "rec/TS_11.tlt"):
+        make(name, "0\n")
+    tomogram = make("rec/TS_1_10.00Apx.mrc", "")
+    names = [path.name for path in find_tilt_files(tomogram)]
+    assert names == ["TS_1.xml", "TS_1_10.00Apx.tlt", "TS_1.mrc.mdoc"]
+    assert find_tilt_files(tomogram.parent / "TS_2.mrc") == []
 
 
 def test_missing_file(tmp_path):

@@ -391,7 +391,11 @@ def test_numpy_files(tmp_path, values):
         read_tomogram(tmp_path / "d.npy", voxel_spacing=1.0)
     np.save(tmp_path / "e.npy", np.array([{"a": 1}]))
     (tmp_path / "f.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-50])
-    for name in ("e.npy", "f.npy"):
+    (tmp_path / "g.npz").write_bytes((tmp_path / "b.npz").read_bytes()[:-50])
+    damaged = bytearray((tmp_path / "b.npz").read_bytes())
+    damaged[300] ^= 0xFF
+    (tmp_path / "h.npz").write_bytes(damaged)
+    for name in ("e.npy", "f.npy", "g.npz", "h.npz"):
         with pytest.raises(ValueError, match="not a NumPy file of numbers"):
             read_tomogram(tmp_path / name, voxel_spacing=1.0)
 

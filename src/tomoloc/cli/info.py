@@ -115,6 +115,7 @@ def _without_name(error: Exception, path: Path) -> str:
 def _volume(path: Path) -> _Report:
     from tomoloc.io.checks import measure
     from tomoloc.io.stored import choose_spacing
+    from tomoloc.io.tilts import find_tilt_files
     from tomoloc.io.tomograms import open_volume
 
     stored = open_volume(path)
@@ -151,6 +152,9 @@ def _volume(path: Path) -> _Report:
     _add_content(
         report, stored.data.reshape(-1, y, x) if stored.data.ndim == 3 else None, found.n_bad
     )
+    beside = [file.name for file in find_tilt_files(path)]
+    if beside:
+        report.add("tilt files", beside, ", ".join(beside))
     if z == 1 and stored.data.ndim == 3:
         report.lacks.append("a third dimension: it is a single image, no tomogram")
     return report

@@ -67,7 +67,8 @@ def read_structure(source: str | Path, *, assembly: bool = False) -> Structure |
     Returns
     -------
     Structure or Volume
-        Named after the file or the code. `weight` is the occupancy of each atom.
+        Named after the file or the code. `weight` is the occupancy of each atom relative to the
+        fullest of its chain.
 
     Raises
     ------
@@ -237,6 +238,8 @@ def _parse(path: Path) -> Any:
     try:
         if content.startswith(b"\x1f\x8b"):  # gemmi would read a truncated archive without a word
             content = gzip.decompress(content)
+        # Old entries have Latin letters in their remarks, which count for nothing here.
+        content = content.decode("latin-1").encode("ascii", "replace")
         file = gemmi.read_structure_string(content, format=form)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} is truncated or damaged: {error}") from error
@@ -262,6 +265,8 @@ def _read_model(path: Path, *, assembly: bool) -> Any:
 def _make_structure(model: Any, *, name: str, path: Path) -> Structure:
     position, number, weight = [], [], []
     for chain in model:
+        # In a crystal, a chain may be there in half of the cells; a particle has it whole.
+        fullest = min(1.0, max((atom.occ for r in chain for atom in r), default=1.0))
         for residue in chain.first_conformer():
             if residue.is_water():
                 continue
@@ -272,8 +277,8 @@ def _make_structure(model: Any, *, name: str, path: Path) -> Structure:
                 position.append(atom.pos.tolist())
                 number.append(atom.element.atomic_number if heavy is None else CARBON)
                 # An atom that was modelled without being seen has occupancy 0 but is there.
-                whole = atom.has_altloc() or not 0 < atom.occ <= 1
-                weight.append((heavy or 1) * (1.0 if whole else atom.occ))
+                whole = atom.has_altloc() or not 0 < atom.occ <= fullest
+                weight.append((heavy or 1) * (1.0 if whole else atom.occ / fullest))
     if not position:
         raise ValueError(f"{path} holds no atoms but water and hydrogen")
     return Structure(

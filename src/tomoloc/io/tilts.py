@@ -23,9 +23,10 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from tomoloc.io.stored import volume_name
 from tomoloc.types import CTF, TiltSeries
 
-__all__ = ["list_tilt_series", "read_tilt_series"]
+__all__ = ["find_tilt_files", "list_tilt_series", "read_tilt_series"]
 
 FloatArray = NDArray[np.float64]
 Block = Any  # a pandas DataFrame, or a dict for a STAR block without loop
@@ -64,7 +65,10 @@ def read_tilt_series(path: str | Path, *, tomogram: str | None = None) -> TiltSe
         raise ValueError(f"{path}: expected a tilt file ({', '.join(ENDINGS)})")
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
-    columns = _READERS[path.suffix.lower()](path, tomogram)
+    try:
+        columns = _READERS[path.suffix.lower()](path, tomogram)
+    except LookupError as error:  # a column, a word or an encoding that is not there
+        raise ValueError(f"{path} is damaged: {error}") from error
     try:
         return TiltSeries(**columns)
     except ValueError as error:
@@ -90,6 +94,26 @@ def list_tilt_series(path: str | Path) -> list[str]:
         if overview is not None:
             return [str(name) for name in overview["rlnTomoName"]]
     return [path.name.removesuffix(path.suffix)]
+
+
+def find_tilt_files(tomogram: str | Path) -> list[Path]:
+    """Return the tilt files beside a tomogram that bear its name, the most telling first.
+
+    Parameters
+    ----------
+    tomogram : path
+        Of the volume: beside `TS_1_10.00Apx.mrc`, `TS_1.xml` and `TS_1.mrc.mdoc` are found.
+
+    Returns
+    -------
+    list of Path
+        Empty if there is none.
+    """
+    path = Path(tomogram)
+    stems = dict.fromkeys((volume_name(path), _plain(volume_name(path))))
+    endings = (".xml", ".tomostar", ".tlt", ".mrc.mdoc", ".st.mdoc", ".mdoc", ".rawtlt")
+    candidates = [path.parent / f"{stem}{ending}" for ending in endings for stem in stems]
+    return [candidate for candidate in candidates if candidate.is_file()]
 
 
 def _read_tlt(path: Path, tomogram: str | None) -> dict[str, Any]:  # noqa: ARG001

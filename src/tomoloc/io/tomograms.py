@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import struct
+import tokenize
+import zlib
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -19,6 +22,14 @@ __all__ = ["open_volume", "read_tomogram", "read_volume", "volume_name", "write_
 logger = logging.getLogger(__name__)
 
 MRC_ENDINGS = (".mrc", ".mrcs", ".rec", ".map", ".st", ".ali")
+# What the libraries raise, besides their own errors, where bytes have been lost or changed.
+DAMAGED_NUMPY = (
+    ValueError, EOFError, BadZipFile, NotImplementedError, tokenize.TokenError, zlib.error,
+)  # fmt: skip
+DAMAGED_TIFF = (
+    ValueError, LookupError, TypeError, ArithmeticError, AssertionError, RuntimeError, EOFError,
+    struct.error, zlib.error,
+)  # fmt: skip
 
 
 def read_tomogram(
@@ -203,29 +214,25 @@ def _grid(
 def _read_numpy(path: Path, *, mmap: bool) -> StoredVolume:
     """Read an array; an .npz may hold `data`, `voxel_spacing` and `origin` (xyz)."""
     try:
-        loaded = np.load(path, mmap_mode="r" if mmap and path.suffix == ".npy" else None)
-    except (ValueError, EOFError) as error:
+        if path.suffix.lower() == ".npy":
+            arrays = {"data": np.load(path, mmap_mode="r" if mmap else None)}
+        else:
+            with path.open("rb") as file, np.load(file) as archive:
+                arrays = dict(archive)
+    except DAMAGED_NUMPY as error:
         raise ValueError(f"{path} is not a NumPy file of numbers, or is truncated") from error
-    spacing, origin = None, np.zeros(3)
-    if isinstance(loaded, np.ndarray):
-        data = loaded
-    else:
-        with loaded:
-            names = [name for name in loaded.files if loaded[name].ndim >= 2]
-            key = "data" if "data" in names else names[0] if len(names) == 1 else None
-            if key is None:
-                raise ValueError(
-                    f"{path}: expected an array named data; it holds {', '.join(loaded.files)}"
-                )
-            data = loaded[key]
-            if "voxel_spacing" in loaded.files:
-                size = float(loaded["voxel_spacing"])
-                spacing = (size, size, size)
-            if "origin" in loaded.files:
-                origin = np.asarray(loaded["origin"], dtype=float)
+    names = [name for name, array in arrays.items() if array.ndim >= 2]
+    if "data" not in names and len(names) != 1:
+        raise ValueError(f"{path}: expected an array named data; it holds {', '.join(arrays)}")
+    data = arrays["data" if "data" in names else names[0]]
     data = data[None] if data.ndim == 2 else data
-    kind = f"NumPy ({data.dtype.name})"
-    return StoredVolume(data=native(data), spacing=spacing, origin=origin, kind=kind)
+    sizes = arrays.get("voxel_spacing")
+    return StoredVolume(
+        data=native(data),
+        spacing=None if sizes is None else tuple(np.broadcast_to(sizes, 3).tolist()),
+        origin=np.asarray(arrays.get("origin", np.zeros(3)), dtype=float),
+        kind=f"NumPy ({data.dtype.name})",
+    )
 
 
 def _read_tiff(path: Path, *, mmap: bool) -> StoredVolume:
@@ -239,7 +246,7 @@ def _read_tiff(path: Path, *, mmap: bool) -> StoredVolume:
             data = None if mmap and offset is not None else series.asarray()
         if data is None:
             data = tifffile.memmap(path, mode="r")
-    except (tifffile.TiffFileError, ValueError, IndexError, EOFError, struct.error) as error:
+    except (tifffile.TiffFileError, *DAMAGED_TIFF) as error:
         raise ValueError(f"{path} is not a TIFF file, or is truncated: {error}") from error
     if "S" in axes:
         raise ValueError(f"{path}: expected grey values; it is a colour picture")
