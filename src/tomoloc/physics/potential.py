@@ -10,7 +10,7 @@ import gemmi
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy import fft
+from scipy import fft, ndimage
 from scipy.spatial.transform import Rotation
 
 from tomoloc.physics.filters import band_pass_weights, radial_frequency
@@ -18,9 +18,11 @@ from tomoloc.types import FloatArray, Structure, Volume
 
 __all__ = [
     "ICE_POTENTIAL",
+    "MOLECULAR_SURFACE",
     "POTENTIAL_PER_SCATTERING",
     "PROTEIN_CONTRAST",
     "make_potential",
+    "mass_center",
     "molecular_mass_kda",
     "normalize_map",
     "potential_integral",
@@ -34,8 +36,12 @@ _WATER_DENSITY = 0.93 / 18.015 * 0.602214
 ICE_POTENTIAL = POTENTIAL_PER_SCATTERING * _WATER_DENSITY * (2 * 0.5288 + 1.9834)
 #: Mean potential of protein above that of ice, in volt.
 PROTEIN_CONTRAST = 3.3
-#: Å³ for each dalton of protein: 0.81 Da/Å³ is 1.35 g/cm³.
-_PROTEIN_VOLUME = 1 / 0.81
+#: Potential at the surface of a molecule, in volt.
+MOLECULAR_SURFACE = 0.4 * PROTEIN_CONTRAST
+# What `make_potential` gives for real proteins of 40 to 290 kDa at resolutions of 20 to 30 Å,
+# above Otsu's threshold: mean in volt (2.0 to 2.5), and integral in V · Å³ for each dalton.
+_MOLECULE_MEAN = 2.3
+_MOLECULE_INTEGRAL = 3.6
 
 # Solvent volume that an atom displaces, Å³ (Fraser et al. 1978, doi:10.1107/S0021889878014296).
 _DISPLACED = {1: 5.15, 6: 16.44, 7: 2.49, 8: 9.13, 15: 5.73, 16: 19.86}
@@ -93,8 +99,10 @@ def make_potential(
     .. [2] Fraser, MacRae & Suzuki, J. Appl. Cryst. 11 (1978), doi:10.1107/S0021889878014296;
        Vulović et al., J. Struct. Biol. 183 (2013), doi:10.1016/j.jsb.2013.05.008.
     """
+    if not voxel_spacing > 0:
+        raise ValueError(f"voxel_spacing must be positive (angstrom); got {voxel_spacing}")
     low_pass = 2 * voxel_spacing if low_pass is None else low_pass
-    if not voxel_spacing > 0 or low_pass < 2 * voxel_spacing * (1 - 1e-9):
+    if low_pass < 2 * voxel_spacing * (1 - 1e-9):
         raise ValueError(
             f"low_pass must be at least two voxels ({2 * voxel_spacing:g} Å); got {low_pass:g}"
         )
@@ -158,9 +166,9 @@ def molecular_mass_kda(structure: Structure) -> float:
 def normalize_map(volume: Volume, *, mass_kda: float | None = None) -> Volume:
     """Scale a density map of arbitrary units to the potential of protein above ice, in volt.
 
-    The background, the median of the box's faces, becomes 0. With a mass, the integral over the
-    molecule becomes that of so much protein; without one, the mean over the molecule (above
-    Otsu's threshold) becomes `PROTEIN_CONTRAST`.
+    The background, the median of the box's faces, becomes 0. The molecule is what lies above
+    Otsu's threshold. With a mass, its integral becomes that of so much protein; without one, its
+    mean becomes that of real proteins at 10 Å voxels, 2.3 V.
 
     Parameters
     ----------
@@ -183,11 +191,23 @@ def normalize_map(volume: Volume, *, mass_kda: float | None = None) -> Volume:
     if not inside.any():
         raise ValueError(f"map {volume.name or ''} holds no density above its background")
     if mass_kda is None:
-        scale = PROTEIN_CONTRAST / data[inside].mean()
+        scale = _MOLECULE_MEAN / data[inside].mean()
     else:
         integral = data[inside].sum() * volume.voxel_spacing**3
-        scale = mass_kda * 1000 * PROTEIN_CONTRAST * _PROTEIN_VOLUME / integral
+        scale = mass_kda * 1000 * _MOLECULE_INTEGRAL / integral
     return volume.with_data((data * np.float32(scale)).astype(np.float32))
+
+
+def mass_center(density: Volume) -> FloatArray:
+    """Centre of mass of a map that `normalize_map` gave: what tomoloc takes as its centre.
+
+    Returns
+    -------
+    ndarray, shape (3,)
+        Position xyz; each voxel above `MOLECULAR_SURFACE` weighs by its density.
+    """
+    weight = np.where(density.data > MOLECULAR_SURFACE, density.data, 0)
+    return density.to_position(ndimage.center_of_mass(weight))
 
 
 def _composition(structure: Structure) -> dict[int, float]:

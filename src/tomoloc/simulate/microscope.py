@@ -110,16 +110,16 @@ def expose(
     .. [1] Vulović et al., J. Struct. Biol. 183 (2013), doi:10.1016/j.jsb.2013.05.008.
     """
     n, spacing = len(tilt_angles), potential.voxel_spacing
-    shares = np.empty(n)
-    shares[dose_symmetric_order(tilt_angles)] = np.arange(1, n + 1) / n
+    rank = np.empty(n)
+    rank[dose_symmetric_order(tilt_angles)] = np.arange(n)
     projected = project(potential.data, tilt_angles, border="periodic") * np.float32(spacing)
     ny, nx = projected.shape[1:]
     fy, fx = fft.fftfreq(ny, spacing)[:, None], fft.rfftfreq(nx, spacing)
     transfer = evaluate_ctf(ctf, fx, fy)
     after = None
     if np.isfinite(dose_e_per_a2):
-        after = shares * dose_e_per_a2
-        before = after - dose_e_per_a2 / n
+        before = rank / n * dose_e_per_a2
+        after = (rank + 1) / n * dose_e_per_a2
         kept = damage(np.hypot(fx, fy), before=before, after=after, voltage_kv=ctf.voltage_kv)
         transfer = transfer * kept.astype(np.float32)
     spectrum = fft.rfft2(projected, workers=-1) * transfer

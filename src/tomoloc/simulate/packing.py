@@ -105,9 +105,10 @@ def pack(
             inside = _fraction_inside(_turn(inner, matrix), center, shape)
             rows.append((kind, center, matrix, inside))
         if not any(row[0] == kind for row in rows) and not occupied.any():
+            room = " x ".join(f"{n * voxel_spacing:.0f}" for n in limits[1] - limits[0])
             raise ValueError(
                 f"{references[kind].potential.name or 'a particle'} does not fit into the ice of"
-                f" {(limits[1] - limits[0]) * voxel_spacing} Å (xyz); enlarge the volume"
+                f" {room} Å (xyz) in any orientation tried; enlarge the volume or the ice"
             )
     species = np.array([row[0] for row in rows], dtype=int)
     visible = np.array([row[3] for row in rows], dtype=float)

@@ -311,7 +311,7 @@ def _build(kind: type[T], mapping: Mapping[str, Any], where: str) -> T:
         if isinstance(value, list) and known[key].metadata.get("drawn"):
             if len(value) != 2 or not all(_is_number(v) for v in value):
                 raise ValueError(f"{where}: {key} must be a number or [low, high]; got {value}")
-            value = Range(*value)
+            value = _range(value, f"{where}: {key}")
         elif known[key].metadata.get("drawn") and not (
             _is_number(value) or isinstance(value, Range)
         ):
@@ -324,6 +324,13 @@ def _build(kind: type[T], mapping: Mapping[str, Any], where: str) -> T:
     try:
         return kind(**values)
     except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _range(bounds: list[float], where: str) -> Range:
+    try:
+        return Range(*bounds)
+    except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
 
 

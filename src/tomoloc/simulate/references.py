@@ -10,14 +10,18 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 from scipy.spatial.transform import Rotation
 
-from tomoloc.physics.filters import rescale
-from tomoloc.physics.potential import PROTEIN_CONTRAST, make_potential, normalize_map
+from tomoloc.physics.filters import band_pass, rescale
+from tomoloc.physics.potential import (
+    MOLECULAR_SURFACE,
+    make_potential,
+    mass_center,
+    normalize_map,
+)
 from tomoloc.types import FloatArray, Structure, Volume
 
 __all__ = ["Reference", "add_particles", "make_reference"]
 
 _FINER = 2  # voxels of a reference to one of the tomogram, along each axis
-_SURFACE = 0.4 * PROTEIN_CONTRAST  # volt, where the potential of a molecule's surface lies
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -65,7 +69,7 @@ def make_reference(
         potential = make_potential(source, voxel_spacing=fine, low_pass=2 * voxel_spacing)
     else:
         potential = _center(normalize_map(source, mass_kda=mass_kda), voxel_spacing)
-    surface = min(_SURFACE, float(potential.data.max()) / 2)
+    surface = min(MOLECULAR_SURFACE, float(potential.data.max()) / 2)
     envelope = _close_over_center(potential.data > surface, _FINER)
     return Reference(potential=potential, envelope=envelope)
 
@@ -114,15 +118,18 @@ def add_particles(
 
 def _center(volume: Volume, voxel_spacing: float) -> Volume:
     """Bring a map to the reference grid, its centre of mass at position 0 in the middle."""
-    inside = np.where(volume.data > _SURFACE, volume.data, 0)
-    mass_center = volume.to_position(ndimage.center_of_mass(inside))
-    reach = volume.to_position(np.argwhere(inside > 0)) - mass_center
+    center = mass_center(volume)
+    reach = volume.to_position(np.argwhere(volume.data > MOLECULAR_SURFACE)) - center
     side = 2 * np.linalg.norm(reach, axis=1).max() / voxel_spacing + 4
     fine = rescale(volume, voxel_spacing / _FINER)
+    # As sharp as `make_potential` makes structures: nothing beyond the tomogram's Nyquist.
+    smooth = band_pass(
+        fine.data, voxel_spacing=fine.voxel_spacing, low_pass=2 * voxel_spacing / 0.9
+    )
     n = fft.next_fast_len(int(np.ceil(side)) * _FINER, real=True)
     grid = np.indices((n, n, n), dtype=np.float32) - np.float32((n - 1) / 2)
-    places = grid + fine.to_index(mass_center).astype(np.float32)[:, None, None, None]
-    data = ndimage.map_coordinates(fine.data, places, order=3, mode="constant")
+    places = grid + fine.to_index(center).astype(np.float32)[:, None, None, None]
+    data = ndimage.map_coordinates(smooth, places, order=3, mode="constant")
     origin = np.full(3, -(n - 1) / 2 * fine.voxel_spacing)
     return Volume(
         data=data.astype(np.float32),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
@@ -23,7 +24,9 @@ _RESIDUE_ATOMS = {6: 4.99, 7: 1.36, 8: 1.49}
 _RESIDUE_MASS = 110.7
 _RESIDUE_VOLUME = _RESIDUE_MASS / 0.81
 _LATTICE = _RESIDUE_VOLUME ** (1 / 3)
+_CREVICES, _CREVICE_PERIOD = 0.2, 30.0  # fraction of the molecule's space, and Å
 _CLEFT = 0.15  # how much shallower the field is where two domains meet
+_DIRECTIONS = 12  # tried for the place of a subunit
 _MASS_RANGE = (10.0, 10_000.0)
 
 
@@ -114,6 +117,7 @@ class _Subunit:
         steps = np.arange(-self.reach, self.reach, _LATTICE)
         lattice = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
         lattice += rng.uniform(-0.3, 0.3, lattice.shape) * _LATTICE
+        lattice = lattice[~_crevices(rng, lattice)]
         depth = self.depth(lattice)
         # Points far outside never belong to the subunit, wherever its neighbours push it.
         chosen = depth <= np.sort(depth)[min(3 * n_residues, len(depth) - 1)]
@@ -140,6 +144,19 @@ class _Subunit:
             free = own <= self.depth(turn.apply(position) - offset)
             position, own = position[free], own[free]
         return position[np.argsort(own, kind="stable")[: self.n_residues // every]]
+
+
+def _crevices(rng: np.random.Generator, position: FloatArray) -> NDArray[np.bool_]:
+    """Tell which positions solvent takes inside the molecule, in clefts of some 10 Å.
+
+    Without them the potential at 20 Å would be a fifth higher than that of real proteins.
+    """
+    waves = np.zeros(len(position))
+    for _ in range(12):
+        waves += np.cos(
+            position @ rng.normal(0, 2 * np.pi / _CREVICE_PERIOD, 3) + rng.uniform(0, 2 * np.pi)
+        )
+    return waves > np.quantile(waves, 1 - _CREVICES)
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -205,22 +222,37 @@ def _chain(rng: np.random.Generator, radii: FloatArray, *, tries: int) -> FloatA
 def _assemble(
     subunit: _Subunit, group: Rotation, symmetry: str, rng: np.random.Generator
 ) -> FloatArray:
-    """Place the subunit as far out as its copies still hold together."""
+    """Place the subunit as far out as its copies hold together, in the first good direction."""
     if len(group) == 1:
         return subunit.residues(np.zeros(3), group)
-    direction = rng.normal(size=3)
-    if symmetry.startswith("C"):
-        direction[2] = 0
-    elif symmetry.startswith("D"):
-        direction[2] *= 0.6
-    direction /= np.linalg.norm(direction)
+    best: FloatArray = np.zeros((0, 3))
+    for _ in range(_DIRECTIONS):
+        direction = rng.normal(size=3)
+        if symmetry.startswith("C"):
+            direction[2] = 0
+        elif symmetry.startswith("D"):
+            direction[2] *= 0.6
+        direction /= np.linalg.norm(direction)
+        residues = _push_together(subunit, group, direction)
+        if len(residues) > len(best):
+            best = residues
+        if len(best) == subunit.n_residues:
+            break
+    return best
+
+
+def _push_together(subunit: _Subunit, group: Rotation, direction: FloatArray) -> FloatArray:
+    """Find the farthest offset along a direction at which the copies are one piece.
+
+    In some directions that leaves a subunit too little space for all of its residues.
+    """
     every = int(np.clip(subunit.n_residues // 300, 1, 6))
+    reach = 1.4 * _LATTICE * np.cbrt(every)
     low, high = 0.0, 3 * subunit.reach
     for _ in range(8):
         middle = (low + high) / 2
         residues = subunit.residues(middle * direction, group, every=every)
-        complete = len(residues) == subunit.n_residues // every
-        if complete and _holds_together(residues, group, 1.4 * _LATTICE * np.cbrt(every)):
+        if len(residues) and _holds_together(residues, group, reach):
             low = middle
         else:
             high = middle
