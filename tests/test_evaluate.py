@@ -356,6 +356,16 @@ class TestLabels:
         assert list(evaluation.labels) == ["a", "b"]
         assert evaluation.micro.chosen.n_fn == 5
 
+    def test_chosen_labels_alone(self):
+        evaluation = evaluate_particles(self.picks, self.truth, radius=10, labels=["b"])
+        assert list(evaluation.labels) == ["b"]
+        assert evaluation.micro.chosen.n_picks == evaluation.micro.chosen.n_truth == 2
+        bare = Particles(position=self.picks.position, score=self.picks.score)
+        evaluation = evaluate_particles(bare, self.truth, radius=10, labels=["b"])
+        assert (evaluation.micro.chosen.n_tp, evaluation.micro.chosen.n_fp) == (2, 2)
+        with pytest.raises(ValueError, match="no particle has label 'c': the picks have 'a', 'b'"):
+            evaluate_particles(self.picks, self.truth, radius=10, labels=["c"])
+
     def test_no_label_in_common(self):
         with pytest.raises(ValueError, match="no label is common to both: the picks have 'x'"):
             evaluate_particles(line(0, label="x"), self.truth, radius=10)
@@ -481,6 +491,12 @@ class TestTomograms:
         truth = line(0, 0, tomogram=["a", "b"])
         evaluation = evaluate_particles(line(0, tomogram="a"), truth, radius=1)
         assert evaluation.micro.intervals["recall"] == (0, 1)
+
+    def test_a_label_of_one_tomogram_has_no_intervals(self):
+        both = line(0, 1, 2, tomogram=["x", "y", "y"], label=["a", "a", "b"])
+        evaluation = evaluate_particles(both, both, radius=1)
+        assert evaluation.labels["a"].intervals
+        assert not evaluation.labels["b"].intervals
 
     def test_one_tomogram_has_no_intervals(self):
         assert not evaluate_particles(line(0, 1), line(0), radius=1).micro.intervals

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -121,6 +121,7 @@ def evaluate_particles(
     rule: str = "gated",
     beta: float | None = None,
     diameter: float | Mapping[str, float] | None = None,
+    labels: Collection[str] | None = None,
     grids: Mapping[str, Volume] | None = None,
     seed: int = 0,
 ) -> Evaluation:
@@ -130,7 +131,8 @@ def evaluate_particles(
     tomogram on each side is the same one. A true particle in a tomogram without picks is a
     miss; picks in tomograms without truth are left out, and a note says so. Particles match
     only within their label: a pick of the wrong label is wrong. Where one side has no labels,
-    labels are ignored; where the picks have a single label, only that one is scored.
+    labels are ignored; where the picks have a single label, only that one is scored; otherwise
+    every label counts, also one that was never picked.
 
     Parameters
     ----------
@@ -144,6 +146,8 @@ def evaluate_particles(
         Weight of recall in F-beta, which picks the best threshold; 4 for rule `czii`, else 1.
     diameter : float or mapping of label to float, optional
         Of the particles, in angstrom, for errors in diameters.
+    labels : collection of str, optional
+        The only labels that count.
     grids : mapping of str to Volume, optional
         The tomograms that have truth, also where it is empty. Random points of rule `picket`
         fall in them (in the box around all points if not given), and integer data are the
@@ -160,7 +164,7 @@ def evaluate_particles(
     how = find_rule(rule)
     beta = how.beta if beta is None else float(beta)
     volumes = {normalise_name(name): volume for name, volume in (grids or {}).items()}
-    pairing = pair_tables(picks, truth, annotated=volumes)
+    pairing = pair_tables(picks, truth, annotated=volumes, labels=labels)
     counting = _Counting(
         pairing=pairing,
         rule=how,
@@ -181,9 +185,10 @@ def evaluate_particles(
         results = _with_relative_recall(results, counting, np.random.default_rng(seed))
     if len(pairing.tomograms) > 1:
         results = _with_intervals(results, ledgers, beta, seed)
+    own = dict(zip(pairing.labels, counting.radius, strict=True))
     return Evaluation(
         rule=rule,
-        radius=radius,
+        radius=own if isinstance(radius, Mapping) else radius,
         beta=beta,
         tomograms=pairing.tomograms,
         micro=results[0],
@@ -450,10 +455,17 @@ def _with_intervals(
     known = [table for table, r in zip(tables, results[2:], strict=True) if r.chosen.n_truth]
     micro = _replicates(_join(ledgers), draws, beta) if len(tables) > 1 else tables[0]
     macro = {key: _mean(np.array([table[key] for table in known])) for key in tables[0]}
+    # A label that only one tomogram knows has no spread over tomograms.
+    spread = [True, True, *(_n_tomograms(ledger) > 1 for ledger in ledgers)]
     return [
-        replace(result, intervals=_intervals(table))
-        for result, table in zip(results, [micro, macro, *tables], strict=True)
+        replace(result, intervals=_intervals(table) if wide else {})
+        for result, table, wide in zip(results, [micro, macro, *tables], spread, strict=True)
     ]
+
+
+def _n_tomograms(ledger: _Ledger) -> int:
+    """Count the tomograms in which there are picks or truth."""
+    return len({*ledger.tomogram.tolist(), *np.flatnonzero(ledger.n_truth).tolist()})
 
 
 def _replicates(ledger: _Ledger, draws: IntArray, beta: float) -> dict[str, FloatArray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -105,7 +105,13 @@ class Pairing:
         return local[value]
 
 
-def pair_tables(picks: Particles, truth: Particles, *, annotated: Iterable[str] = ()) -> Pairing:
+def pair_tables(
+    picks: Particles,
+    truth: Particles,
+    *,
+    annotated: Iterable[str] = (),
+    labels: Collection[str] | None = None,
+) -> Pairing:
     """Lay picks beside truth by normalised tomogram name and by label.
 
     One tomogram on each side is the same one. Picks in tomograms that nobody annotated are left
@@ -118,6 +124,8 @@ def pair_tables(picks: Particles, truth: Particles, *, annotated: Iterable[str] 
         The two tables.
     annotated : iterable of str
         Names of tomograms that have truth, also where it is empty.
+    labels : collection of str, optional
+        The only labels that count; picks and truth of others are left out.
 
     Raises
     ------
@@ -129,7 +137,7 @@ def pair_tables(picks: Particles, truth: Particles, *, annotated: Iterable[str] 
         bad = int(np.flatnonzero(~np.isfinite(picks.score))[0])
         raise ValueError(f"score of pick {bad + 1} is not a number; remove such picks first")
     tomograms, pick_tomogram, truth_tomogram, notes = _pair_tomograms(picks, truth, annotated)
-    labels, pick_label, truth_label, more = _pair_labels(picks, truth)
+    names, pick_label, truth_label, more = _pair_labels(picks, truth, labels)
     notes += more
     for note in notes:
         logger.warning("%s", note)
@@ -138,7 +146,7 @@ def pair_tables(picks: Particles, truth: Particles, *, annotated: Iterable[str] 
         picks=picks,
         truth=truth,
         tomograms=tomograms,
-        labels=labels,
+        labels=names,
         pick_tomogram=pick_tomogram,
         pick_label=pick_label,
         truth_tomogram=truth_tomogram,
@@ -196,27 +204,38 @@ def _pair_tomograms(
 
 
 def _pair_labels(
-    picks: Particles, truth: Particles
+    picks: Particles, truth: Particles, wanted: Collection[str] | None
 ) -> tuple[tuple[str, ...], IntArray, IntArray, list[str]]:
-    ours, theirs = picks.labels, truth.labels
+    ours, theirs = (_wanted_labels(table.labels, wanted) for table in (picks, truth))
+    if wanted is not None and not ours and not theirs:
+        raise ValueError(
+            f"no particle has label {_few(wanted)}: the picks have {_few(picks.labels)}, the truth"
+            f" has {_few(truth.labels)}"
+        )
     if ours == [""] or theirs == [""]:
         named = [name for name in {*ours, *theirs} if name]
-        note = [f"labels ignored: {'picks' if ours == [''] else 'truth'} have none"]
-        everything = [np.zeros(len(table), dtype=int) for table in (picks, truth)]
-        one = named[0] if len(named) == 1 else ""
-        return (one,), everything[0], everything[1], note if len(named) > 1 else []
+        alone = named[0] if len(named) == 1 else ""
+        codes = [_codes(t.label, dict.fromkeys({*ours, *theirs}, 0)) for t in (picks, truth)]
+        side = "picks" if ours == [""] else "truth"
+        notes = [f"labels ignored: {side} have none"] if len(named) > 1 else []
+        return (alone,), codes[0], codes[1], notes
     if ours and theirs and not set(ours) & set(theirs):
         raise ValueError(
             f"no label is common to both: the picks have {_few(ours)}, the truth has"
             f" {_few(theirs)}; rename labels of the picks or ignore labels"
         )
     labels, notes = sorted({*ours, *theirs}), []
-    if len(ours) == 1 and len(theirs) > 1:
-        labels = ours
+    if wanted is None and len(ours) == 1 and len(theirs) > 1:
         others = [name for name in theirs if name != ours[0]]
         notes = [f"all picks are {ours[0]!r}: truth of other labels left out: {_few(others)}"]
+        labels = ours
     code = {name: index for index, name in enumerate(labels)}
     return tuple(labels) or ("",), _codes(picks.label, code), _codes(truth.label, code), notes
+
+
+def _wanted_labels(labels: list[str], wanted: Collection[str] | None) -> list[str]:
+    """Choose among a table's labels; one without labels keeps all its rows."""
+    return labels if wanted is None or labels == [""] else [x for x in labels if x in wanted]
 
 
 def _few(names: Iterable[str]) -> str:
