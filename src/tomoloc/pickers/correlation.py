@@ -1,0 +1,240 @@
+"""Local correlation of a tomogram with a reference in many orientations, on a CPU or a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+from scipy.spatial.transform import Rotation
+
+from tomoloc.progress import progress
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["OVERSAMPLING", "RotatedReference", "correlate", "resolve_device", "spherical_mask"]
+
+OVERSAMPLING = 2
+"""References are sampled this much finer than the tomogram, so that turning them loses little."""
+
+_BATCH = 8
+
+
+def resolve_device(name: str) -> str:
+    """Turn "auto" into "cuda" where there is such a device, else "cpu".
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or CUDA is asked for and not there.
+    """
+    import torch
+
+    if name not in {"auto", "cpu", "cuda"}:
+        raise ValueError(f"device must be auto, cpu or cuda; got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("no CUDA device is available here; use --device cpu or auto")
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def spherical_mask(size: int, diameter: float) -> NDArray[np.float32]:
+    """Make a ball in the middle of a box, its edge a cosine over two voxels; sums to one.
+
+    Parameters
+    ----------
+    size : int
+        Edge of the box, odd, in voxels.
+    diameter : float
+        Of the ball at half height, in voxels.
+    """
+    axis = np.arange(size) - size // 2
+    radius = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
+    edge = np.clip((radius - diameter / 2 + 1) / 2, 0, 1)
+    mask = (1 + np.cos(np.pi * edge)) / 2
+    return (mask / mask.sum()).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class RotatedReference:
+    """A reference that can be turned, filtered and masked.
+
+    Parameters
+    ----------
+    density : ndarray, shape (m, m, m)
+        The reference `OVERSAMPLING` times finer than the tomogram, its centre in the middle of an
+        odd cube.
+    weights : ndarray, shape (n, n, n // 2 + 1)
+        Multiplies the Fourier transform of the turned reference on the tomogram's grid: missing
+        wedge, CTF, dose, whitening, band limit. n is odd.
+    mask : ndarray, shape (n, n, n)
+        See `spherical_mask`.
+    """
+
+    density: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    mask: NDArray[np.float32]
+
+    def kernels(self, rotations: Rotation, device: str) -> torch.Tensor:
+        """Turn, filter and normalise the reference.
+
+        Parameters
+        ----------
+        rotations : Rotation of length b
+            Reference to tomogram.
+        device : str
+
+        Returns
+        -------
+        Tensor, shape (b, n, n, n)
+            Kernels whose sum of products with a tomogram, over its local standard deviation, is
+            the mask-weighted Pearson correlation.
+        """
+        import torch
+
+        size = self.mask.shape[0]
+        density = torch.as_tensor(self.density, device=device)
+        mask = torch.as_tensor(self.mask, device=device)
+        # grid_sample wants -1 and 1 at the centres of the first and last voxels, order xyz.
+        axis = (torch.arange(size, device=device, dtype=torch.float32) - size // 2) * (
+            2 * OVERSAMPLING / (density.shape[0] - 1)
+        )
+        z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+        places = torch.stack([x, y, z], dim=-1)
+        # A tomogram place p shows the reference at R^-1 p; for row vectors that is p R.
+        matrices = torch.as_tensor(rotations.as_matrix().astype(np.float32), device=device)
+        grids = torch.einsum("zyxi,bij->bzyxj", places, matrices)
+        turned = torch.nn.functional.grid_sample(
+            density.expand(len(matrices), 1, *density.shape), grids, align_corners=True
+        )[:, 0]
+        weights = torch.as_tensor(self.weights, device=device)
+        filtered = torch.fft.irfftn(
+            torch.fft.rfftn(turned, dim=(1, 2, 3)) * weights, s=(size,) * 3, dim=(1, 2, 3)
+        )
+        mean = (filtered * mask).sum(dim=(1, 2, 3), keepdim=True)
+        centred = filtered - mean
+        variance = (centred**2 * mask).sum(dim=(1, 2, 3), keepdim=True)
+        return centred * mask / variance.clamp_min(1e-30).sqrt()
+
+
+def correlate(
+    tomogram: NDArray[np.floating[Any]],
+    references: list[RotatedReference],
+    rotations: Rotation,
+    *,
+    device: str = "cpu",
+) -> list[tuple[NDArray[np.float32], NDArray[np.int32]]]:
+    """Find at each voxel the best local correlation over all orientations.
+
+    The fast local correlation function [1]_: one Fourier transform of each turned reference and
+    one back give its correlation at all places. The mask is a ball, so the local mean and
+    standard deviation of the tomogram are the same for all orientations.
+
+    Parameters
+    ----------
+    tomogram : ndarray, shape (z, y, x)
+        Filtered like the references; particles positive.
+    references : list of RotatedReference
+        With one and the same mask.
+    rotations : Rotation of length r
+        Orientations to try, reference to tomogram.
+    device : str
+        "cpu" or "cuda".
+
+    Returns
+    -------
+    list of (score, index)
+        For each reference the correlation coefficient from -1 to 1 and the index of the best
+        rotation, each of shape (z, y, x). Beyond the border the tomogram counts as its mean.
+
+    References
+    ----------
+    .. [1] Roseman, Ultramicroscopy 94, 225 (2003), doi:10.1016/S0304-3991(02)00333-9.
+    """
+    import torch
+
+    mask = references[0].mask
+    half = mask.shape[0] // 2
+    shape = tomogram.shape
+    data = torch.as_tensor(np.ascontiguousarray(tomogram, dtype=np.float32), device=device)
+    data = data - data.mean()
+    # The zeros added on one side serve the other too, as the transform is periodic.
+    padded = tuple(fft.next_fast_len(n + half, real=True) for n in shape)
+    spectrum = _spectrum(data, padded, half)
+    deviation = _local_deviation(data, torch.as_tensor(mask, device=device), padded)
+
+    best = [torch.full(shape, -torch.inf, device=device) for _ in references]
+    index = [torch.zeros(shape, dtype=torch.int32, device=device) for _ in references]
+    starts = range(0, len(rotations), _BATCH)
+    for start in progress(starts, f"correlating {len(rotations)} orientations"):
+        batch = rotations[start : start + _BATCH]
+        for reference, scores, where in zip(references, best, index, strict=True):
+            for i, kernel in enumerate(reference.kernels(batch, device)):
+                product = _correlation(spectrum, kernel, padded, shape)
+                better = product > scores
+                torch.maximum(scores, product, out=scores)
+                where.masked_fill_(better, start + i)
+    return [
+        ((scores / deviation).cpu().numpy(), where.cpu().numpy())
+        for scores, where in zip(best, index, strict=True)
+    ]
+
+
+def _correlation(
+    spectrum: torch.Tensor, kernel: torch.Tensor, padded: tuple[int, ...], shape: tuple[int, ...]
+) -> torch.Tensor:
+    """Correlate what `_spectrum` gives with a kernel; keep the unpadded part."""
+    return _backward(_forward(kernel, padded).conj_physical_().mul_(spectrum), padded, shape)
+
+
+def _local_deviation(
+    data: torch.Tensor, mask: torch.Tensor, padded: tuple[int, ...]
+) -> torch.Tensor:
+    """Mask-weighted standard deviation around each voxel; empty regions get a floor."""
+    shape, half = tuple(data.shape), mask.shape[0] // 2
+    mean = _correlation(_spectrum(data, padded, half), mask, padded, shape)
+    square = _correlation(_spectrum(data**2, padded, half), mask, padded, shape)
+    deviation = (square - mean**2).clamp_min(0).sqrt()
+    return deviation.clamp_min(max(0.1 * float(deviation.median()), 1e-20))
+
+
+def _spectrum(data: torch.Tensor, padded: tuple[int, ...], half: int) -> torch.Tensor:
+    """Transform data moved by `half`: a kernel counts from its corner, a place is its middle."""
+    import torch
+
+    spectrum = _forward(data, padded)
+    for axis, n in enumerate(padded):
+        frequency = fft.rfftfreq(n) if axis == 2 else fft.fftfreq(n)
+        ramp = np.exp(-2j * np.pi * half * frequency).astype(np.complex64)
+        place = [1, 1, 1]
+        place[axis] = -1
+        spectrum *= torch.as_tensor(ramp.reshape(place), device=data.device)
+    return spectrum
+
+
+def _forward(data: torch.Tensor, padded: tuple[int, ...]) -> torch.Tensor:
+    """Real-to-complex transform with zero padding, one axis at a time so that zeros cost little."""
+    import torch
+
+    if data.is_cuda:
+        return torch.fft.rfftn(data, s=padded)
+    out = fft.rfft(data.numpy(), padded[2], axis=2, workers=-1)
+    out = fft.fft(out, padded[1], axis=1, workers=-1, overwrite_x=True)
+    return torch.from_numpy(fft.fft(out, padded[0], axis=0, workers=-1, overwrite_x=True))
+
+
+def _backward(
+    product: torch.Tensor, padded: tuple[int, ...], shape: tuple[int, ...]
+) -> torch.Tensor:
+    """Inverse of `_forward`, cut back to `shape` axis by axis."""
+    import torch
+
+    if product.is_cuda:
+        return torch.fft.irfftn(product, s=padded)[: shape[0], : shape[1], : shape[2]]
+    out = fft.ifft(product.numpy(), axis=0, workers=-1, overwrite_x=True)[: shape[0]]
+    out = fft.ifft(out, axis=1, workers=-1, overwrite_x=True)[:, : shape[1]]
+    return torch.from_numpy(fft.irfft(out, padded[2], axis=2, workers=-1)[:, :, : shape[2]])

@@ -1,0 +1,155 @@
+"""From a tomogram to particles with any picker: contrast, spacing, mask, threshold, peaks."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tomoloc.localize import find_peaks
+from tomoloc.physics.contrast import detect_contrast
+from tomoloc.physics.filters import rescale
+from tomoloc.types import FloatArray, Particles, ScoreMap, Tomogram, Volume
+
+__all__ = ["Picker", "Picks", "pick"]
+
+logger = logging.getLogger(__name__)
+
+
+class Picker(Protocol):
+    """What a method provides: a frozen dataclass whose fields are its parameters."""
+
+    @property
+    def particle_diameter(self) -> float:
+        """Of what it looks for, in angstrom."""
+
+    def working_spacing(self, voxel_spacing: float) -> float:
+        """Voxel spacing that a tomogram of the given one should be rescaled to."""
+
+    def score(self, tomogram: Tomogram) -> ScoreMap:
+        """Score a tomogram whose protein is bright."""
+
+    def threshold(
+        self, scores: ScoreMap, *, min_distance: float, mask: Volume | None = None
+    ) -> FloatArray:
+        """Set a threshold for each label without knowing the truth."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Picks:
+    """What `pick` found, and how.
+
+    Parameters
+    ----------
+    particles : Particles
+    scores : ScoreMap
+        What the particles were found in.
+    threshold : ndarray, shape (label,)
+    contrast : {"dark", "light"}
+        Of protein in the tomogram as it came.
+    """
+
+    particles: Particles
+    scores: ScoreMap
+    threshold: FloatArray
+    contrast: str
+
+
+def pick(
+    tomogram: Tomogram,
+    picker: Picker,
+    *,
+    contrast: Literal["auto", "dark", "light"] = "auto",
+    threshold: ArrayLike | None = None,
+    min_distance: float | None = None,
+    max_particles: int | None = None,
+    mask: Volume | None = None,
+) -> Picks:
+    """Find particles in a tomogram.
+
+    Parameters
+    ----------
+    tomogram : Tomogram
+        Of either contrast and any voxel spacing; it is inverted and rescaled as needed.
+    picker : Picker
+    contrast : {"auto", "dark", "light"}
+        Of protein against the ice; auto finds out.
+    threshold : float or array_like, shape (label,), optional
+        Keep particles that score higher; set by the picker by default.
+    min_distance : float, optional
+        Between particles of one label, in angstrom; half the diameter by default.
+    max_particles : int, optional
+        Keep this many of each label.
+    mask : Volume, data shape (z, y, x), optional
+        Particles lie where this is not zero; on the tomogram's grid.
+
+    Returns
+    -------
+    Picks
+
+    Raises
+    ------
+    ValueError
+        If the mask has another shape than the tomogram, or the picker cannot use the tomogram.
+    """
+    if mask is not None and mask.shape != tomogram.shape:
+        sizes = [" x ".join(map(str, volume.shape[::-1])) for volume in (mask, tomogram)]
+        raise ValueError(
+            f"the mask has {sizes[0]} voxels, the tomogram {sizes[1]} (x y z); they must agree"
+        )
+    sign = _contrast(tomogram, contrast)
+    data = np.asarray(tomogram.data, dtype=np.float32)
+    bright = tomogram.with_data(-data if sign == "dark" else data)
+    spacing = picker.working_spacing(tomogram.voxel_spacing)
+    if spacing != tomogram.voxel_spacing:
+        logger.info("rescaling from %.4g to %.4g Å voxels", tomogram.voxel_spacing, spacing)
+        bright = rescale(bright, spacing)
+    scores = picker.score(bright)
+    region = None if mask is None else _onto_grid(mask, scores)
+    distance = picker.particle_diameter / 2 if min_distance is None else min_distance
+    if threshold is None:
+        threshold = picker.threshold(scores, min_distance=distance, mask=region)
+    particles = find_peaks(
+        scores,
+        threshold=threshold,
+        min_distance=distance,
+        diameter=picker.particle_diameter,
+        max_particles=max_particles,
+        mask=region,
+    )
+    thresholds = np.broadcast_to(np.asarray(threshold, dtype=float), (len(scores.labels),))
+    return Picks(particles=particles, scores=scores, threshold=thresholds, contrast=sign)
+
+
+def _contrast(tomogram: Tomogram, contrast: str) -> str:
+    if contrast in {"dark", "light"}:
+        return contrast
+    if contrast != "auto":
+        raise ValueError(f"contrast must be auto, dark or light; got {contrast!r}")
+    found = detect_contrast(tomogram.data)
+    if found.confidence < 0.99:
+        logger.warning(
+            "%s: protein seems %s, with little confidence (%.2f); give --contrast if you know it",
+            tomogram.name,
+            found.sign,
+            found.confidence,
+        )
+    else:
+        logger.info("%s: protein is %s (detected)", tomogram.name, found.sign)
+    return found.sign
+
+
+def _onto_grid(mask: Volume, grid: Volume) -> Volume:
+    """Take a mask at the nearest voxel of each place of another grid; outside it is zero."""
+    inside = np.asarray(mask.data) != 0
+    for axis in range(3):
+        place = np.zeros((grid.shape[axis], 3))
+        place[:, axis] = np.arange(grid.shape[axis])
+        nearest = np.rint(mask.to_index(grid.to_position(place))[:, axis]).astype(int)
+        valid = (nearest >= 0) & (nearest < mask.shape[axis])
+        inside = np.take(inside, np.clip(nearest, 0, mask.shape[axis] - 1), axis=axis)
+        inside &= np.expand_dims(valid, tuple(i for i in range(3) if i != axis))
+    return Volume(data=inside, voxel_spacing=grid.voxel_spacing, origin=grid.origin)

@@ -1,0 +1,291 @@
+"""Template matching: correlation with a known structure in all orientations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft, ndimage
+
+from tomoloc.localize import estimate_threshold
+from tomoloc.physics.filters import (
+    band_pass_weights,
+    radial_frequency,
+    radial_spectrum,
+    rescale,
+)
+from tomoloc.physics.potential import (
+    MOLECULAR_SURFACE,
+    make_potential,
+    mass_center,
+    normalize_map,
+)
+from tomoloc.physics.rotations import sample_rotations, symmetry_group
+from tomoloc.physics.wedge import tilt_weights
+from tomoloc.pickers.correlation import (
+    OVERSAMPLING,
+    RotatedReference,
+    correlate,
+    resolve_device,
+    spherical_mask,
+)
+from tomoloc.types import FloatArray, ScoreMap, Structure, Tomogram, Volume
+
+__all__ = ["TemplatePicker"]
+
+_ROOM = 6
+"""Voxels added around the mask, so that filters do not wrap around the box."""
+_DECOY_ROUNDS = 10
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TemplatePicker:
+    """Find a known structure by exhaustive local correlation in all orientations.
+
+    The template is turned, weighted in Fourier space as the tilt series has weighted the
+    tomogram (missing wedge, and CTF and dose where they are known), and correlated locally [1]_;
+    both are whitened by the tomogram's radial power spectrum. A decoy, a random density of the
+    template's shape, symmetry and amplitude spectrum, is searched alike, and its score is
+    subtracted: 0 is no better than the decoy. As neither fits the background better than the
+    other, the scores of the background are symmetric about 0, and how far they go below tells how
+    far they go above: `threshold` follows from that without any model of the background, as
+    target-decoy competition does in proteomics [2]_.
+
+    It fails where another structure looks more like the template than the decoy does.
+
+    Parameters
+    ----------
+    template : Structure or Volume
+        Atoms, or a density map, protein positive. Particles are found where its centre of mass
+        lies.
+    angular_step : float
+        Angle between neighbouring orientations.
+    low_pass : float, optional
+        Finest resolution used, in angstrom; two voxels by default.
+    symmetry : str
+        Point group of the template: C1, C2, ..., D2, ..., T, O or I, its main axis along z.
+    diameter : float, optional
+        Of the spherical mask; by default that of the smallest centred ball around the template.
+    false_positives : float
+        Expected number of false particles in a tomogram.
+    whiten : bool
+        Divide out the tomogram's radial power spectrum.
+    exhaustive : bool
+        Try all orientations at all voxels, which is the only search there is so far.
+    device : str
+        auto, cpu or cuda.
+    seed : int
+        Of the decoy.
+
+    References
+    ----------
+    .. [1] Roseman, Ultramicroscopy 94, 225 (2003), doi:10.1016/S0304-3991(02)00333-9.
+    .. [2] Elias & Gygi, Nature Methods 4, 207 (2007), doi:10.1038/nmeth1019; random-phase
+       templates in tomograms: Wan et al., Acta Cryst. D 80, 336 (2024),
+       doi:10.1107/S205979832400295X.
+    """
+
+    template: Structure | Volume
+    angular_step: float = 15.0
+    low_pass: float | None = None
+    symmetry: str = "C1"
+    diameter: float | None = None
+    false_positives: float = 1.0
+    whiten: bool = True
+    exhaustive: bool = True
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        symmetry_group(self.symmetry)
+        if not 1 <= self.angular_step <= 180:
+            raise ValueError(f"angular_step must be from 1 to 180 degrees; got {self.angular_step}")
+        for name in ("low_pass", "diameter", "false_positives"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive; got {value}")
+        if not self.exhaustive:
+            raise ValueError("the exhaustive search is the only one so far; leave exhaustive on")
+
+    @cached_property
+    def particle_diameter(self) -> float:
+        """Diameter of the mask in angstrom."""
+        if self.diameter is not None:
+            return self.diameter
+        if isinstance(self.template, Structure):
+            return self.template.diameter
+        return _map_diameter(self.template)
+
+    def working_spacing(self, voxel_spacing: float) -> float:
+        """Return the spacing to search at: no finer than orientations are told apart."""
+        useful = self.particle_diameter * np.deg2rad(self.angular_step) / 8
+        if self.low_pass is not None:
+            useful = max(useful, self.low_pass / 2.5)
+        return float(useful) if voxel_spacing < 0.7 * useful else voxel_spacing
+
+    def score(self, tomogram: Tomogram) -> ScoreMap:
+        """Correlate a tomogram with the template and the decoy.
+
+        Parameters
+        ----------
+        tomogram : Tomogram
+            Protein bright, with its tilt series.
+
+        Returns
+        -------
+        ScoreMap
+            Correlation with the template less that with the decoy, each at its best orientation.
+
+        Raises
+        ------
+        ValueError
+            If the tilt angles are unknown, or the template is larger than the tomogram.
+        """
+        series, spacing = tomogram.tilt_series, tomogram.voxel_spacing
+        if series is None:
+            raise ValueError(
+                "template matching needs the tilt angles: give --tilt-range LO HI or --tilt-file"
+            )
+        mask_diameter = self.particle_diameter / spacing + 2
+        size = 2 * int(np.ceil(mask_diameter / 2)) + 1 + _ROOM
+        if self.particle_diameter > tomogram.extent.min():
+            raise ValueError(
+                f"the template's diameter of {self.particle_diameter:.0f} Å is larger than the"
+                f" tomogram ({' x '.join(f'{n:.0f}' for n in tomogram.extent)} Å); check"
+                " --voxel-spacing and --template, or give --diameter"
+            )
+        data, filter_of = self._filter(tomogram)
+        frequency = radial_frequency((size,) * 3, spacing)
+        weights = tilt_weights((size,) * 3, series, voxel_spacing=spacing)
+        if series.ctf is not None:
+            weights = -weights  # underfocus turns protein dark; the tomogram has been inverted
+        weights = (weights * filter_of(frequency)).astype(np.float32)
+        mask = spherical_mask(size, mask_diameter)
+        density = self._density(spacing / OVERSAMPLING, OVERSAMPLING * size + 1)
+        decoy = _make_decoy(density, symmetry=self.symmetry, seed=self.seed)
+        rotations = sample_rotations(self.angular_step, self.symmetry)
+        (score, index), (rival, _) = correlate(
+            data,
+            [
+                RotatedReference(density, weights, mask),
+                RotatedReference(decoy, weights, mask),
+            ],
+            rotations,
+            device=resolve_device(self.device),
+        )
+        return ScoreMap(
+            data=(score - rival)[None],
+            voxel_spacing=spacing,
+            origin=tomogram.origin,
+            name=tomogram.name,
+            labels=(self.template.name or "template",),
+            rotations=rotations,
+            rotation_index=index[None],
+        )
+
+    def threshold(
+        self, scores: ScoreMap, *, min_distance: float, mask: Volume | None = None
+    ) -> FloatArray:
+        """Set the threshold for the stated number of false positives, from scores below zero.
+
+        Parameters
+        ----------
+        scores : ScoreMap
+            From `score`.
+        min_distance : float
+            As for `find_peaks`, in angstrom.
+        mask : Volume, data shape (z, y, x), optional
+            Where peaks count.
+
+        Returns
+        -------
+        ndarray, shape (label,)
+        """
+        null = ScoreMap(
+            data=-scores.data,
+            voxel_spacing=scores.voxel_spacing,
+            origin=scores.origin,
+            labels=scores.labels,
+        )
+        return estimate_threshold(
+            null, false_positives=self.false_positives, min_distance=min_distance, mask=mask
+        )
+
+    def _filter(self, tomogram: Tomogram):  # type: ignore[no-untyped-def]  # noqa: ANN202
+        """Whiten and band-limit a tomogram; also return the filter as a function of frequency."""
+        spacing = tomogram.voxel_spacing
+        low_pass = max(self.low_pass or 0.0, 2 * spacing)
+        shells, power = radial_spectrum(tomogram.data, voxel_spacing=spacing)
+        gain = 1 / np.sqrt(np.maximum(power, power[1:].max() * 1e-6))
+        gain[0] = gain[1]
+
+        def weights(frequency: NDArray[np.floating]) -> NDArray[np.float32]:
+            band = band_pass_weights(frequency, low_pass=low_pass)
+            return band * np.interp(frequency, shells, gain) if self.whiten else band
+
+        spectrum = fft.rfftn(np.asarray(tomogram.data, dtype=np.float32), workers=-1)
+        spectrum *= weights(radial_frequency(tomogram.shape, spacing))
+        spectrum[0, 0, 0] = 0
+        return fft.irfftn(spectrum, s=tomogram.shape, workers=-1), weights
+
+    def _density(self, spacing: float, size: int) -> NDArray[np.float32]:
+        """Sample the template on a cube of odd size, its centre in the middle."""
+        if isinstance(self.template, Structure):
+            box = max(size, int(self.template.diameter / spacing) + 6)
+            box += 1 - box % 2
+            volume = make_potential(
+                self.template,
+                voxel_spacing=spacing,
+                shape=(box, box, box),
+                low_pass=2 * OVERSAMPLING * spacing,
+            )
+            start = (box - size) // 2
+            return volume.crop((start,) * 3, (start + size,) * 3).data
+        template = normalize_map(self.template)
+        center = mass_center(template)
+        volume = rescale(template, spacing)
+        offset = (np.arange(size) - size // 2) * spacing
+        axes = [volume.to_index(center + offset[:, None])[:, axis] for axis in range(3)]
+        grid = np.meshgrid(*axes, indexing="ij")
+        return ndimage.map_coordinates(volume.data, grid, order=3, mode="constant")
+
+
+def _map_diameter(volume: Volume) -> float:
+    """Twice the distance from the centre of mass to the farthest voxel of the molecule."""
+    density = normalize_map(volume)
+    position = density.to_position(np.argwhere(density.data > MOLECULAR_SURFACE))
+    distance = np.linalg.norm(position - mass_center(density), axis=1)
+    return float(2 * distance.max() + volume.voxel_spacing)
+
+
+def _make_decoy(density: NDArray[np.float32], *, symmetry: str, seed: int) -> NDArray[np.float32]:
+    """Make a random density with a template's shape, symmetry and amplitude spectrum.
+
+    White noise, averaged over the point group, is made to fulfil both in turn: in Fourier space
+    the amplitudes, in real space the envelope. Without the envelope a decoy is a cloud that fills
+    its box, which other proteins resemble less than they resemble the template.
+    """
+    smooth = ndimage.gaussian_filter(density, OVERSAMPLING)
+    solid = ndimage.binary_dilation(smooth > 0.15 * smooth.max(), iterations=OVERSAMPLING)
+    envelope = ndimage.gaussian_filter(solid.astype(np.float32), 1)
+    amplitude = np.abs(fft.rfftn(density, workers=-1))
+    noise = np.random.default_rng(seed).standard_normal(density.shape).astype(np.float32)
+    decoy = _symmetrise(noise, symmetry) * envelope
+    for _ in range(_DECOY_ROUNDS):
+        spectrum = fft.rfftn(decoy, workers=-1)
+        spectrum *= amplitude / np.maximum(np.abs(spectrum), 1e-20)
+        decoy = fft.irfftn(spectrum, s=density.shape, workers=-1) * envelope
+    return decoy.astype(np.float32)
+
+
+def _symmetrise(density: NDArray[np.float32], symmetry: str) -> NDArray[np.float32]:
+    """Average a cube of odd size over the rotations of a point group about its middle."""
+    middle = np.array(density.shape) // 2
+    turned = [
+        ndimage.affine_transform(density, matrix, middle - matrix @ middle, order=1)
+        # arrays are zyx, rotations xyz
+        for matrix in symmetry_group(symmetry).as_matrix()[:, ::-1, ::-1]
+    ]
+    return np.mean(turned, axis=0, dtype=np.float32)
