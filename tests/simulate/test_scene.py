@@ -17,7 +17,7 @@ from tomoloc.simulate.recipe import (
     recipe_from_mapping,
     recipe_to_mapping,
 )
-from tomoloc.simulate.scene import Simulator, numbered_recipes
+from tomoloc.simulate.scene import Simulator, load_structure, numbered_recipes
 from tomoloc.types import Sample
 
 RECIPE = Recipe(
@@ -146,6 +146,15 @@ def test_an_empty_specimen_is_noise():
 def test_drawing_needs_a_seed(simulator):
     with pytest.raises(ValueError, match="no seed of its own"):
         simulator.draw()
+
+
+def test_assemblies_are_built_on_request(shared):
+    path = str(shared / "structures" / "assemblies" / "2om3.pdb.gz")
+    one, many = (
+        load_structure(Species(structure=path, count=1, assembly=assembly))
+        for assembly in (False, True)
+    )
+    assert len(many.position) == 49 * len(one.position)
 
 
 def test_files_as_structures(shared):

@@ -152,12 +152,15 @@ class Species:
         By default the name of the structure. Species may share one.
     mass_kda : float, optional
         Of the molecule in a density map, whose units are arbitrary (`normalize_map`).
+    assembly : bool
+        Whether to build the first biological assembly that a structure file states.
     """
 
     structure: str | BuiltIn
     count: Number = field(metadata=_COUNTED)
     label: str = ""
     mass_kda: float | None = None
+    assembly: bool = False
 
     def __post_init__(self) -> None:
         structure = self.structure

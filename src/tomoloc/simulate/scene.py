@@ -106,7 +106,8 @@ class Simulator:
         recipe, packing = scene.recipe, scene.packing
         specimen, spacing = recipe.specimen, recipe.specimen.voxel_spacing
         density = np.zeros(specimen.shape, dtype=np.float32)
-        instances = np.zeros(specimen.shape, dtype=np.uint16)
+        width = np.uint16 if len(packing.position) < 2**16 else np.uint32
+        instances = np.zeros(specimen.shape, dtype=width)
         potential = Volume(data=density, voxel_spacing=spacing, name=recipe.name)
         add_particles(
             density,
@@ -133,7 +134,7 @@ class Simulator:
 
     def _reference(self, species: Species, recipe: Recipe) -> Reference:
         spacing = recipe.specimen.voxel_spacing
-        key = (species.structure, species.mass_kda, spacing)
+        key = (species.structure, species.mass_kda, species.assembly, spacing)
         if key not in self._references:
             source = load_structure(species)
             self._references[key] = make_reference(
@@ -174,7 +175,7 @@ def load_structure(species: Species) -> Structure | Volume:
         )
     from tomoloc.io.structures import read_structure
 
-    return read_structure(structure)
+    return read_structure(structure, assembly=species.assembly)
 
 
 def _expose(recipe: Recipe, potential: Volume) -> TiltSeries:
