@@ -307,3 +307,38 @@ def test_frames_check_themselves():
         Frame("a", SHAPE, 0.0)
     with pytest.raises(ValueError, match="three positive numbers"):
         Frame("a", (0, 1, 2), 1.0)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_content_alone_tells_the_dialect(tmp_path, name):
+    """Names may lie or lack endings; only lists of bare numbers need one."""
+    dialect = FILES[name][0]
+    if dialect == "eman-box" or "optimisation" in name:
+        pytest.skip("nothing in the content tells")
+    (tmp_path / "list").write_bytes((GOLDEN / name).read_bytes())
+    assert detect_dialect(tmp_path / "list") == dialect
+
+
+@pytest.mark.parametrize("name", [*FILES, "TS_01.mod"])
+def test_truncated_and_mangled_files_never_crash(tmp_path, name, rng):
+    """Whatever is wrong with a file is a ValueError of one line, or a shorter list."""
+    source = imod_file(tmp_path / "whole.mod") if name.endswith(".mod") else GOLDEN / name
+    whole, path = source.read_bytes(), tmp_path / name
+    cuts = [whole[:n] for n in rng.integers(1, len(whole), 12)]
+    swaps = [
+        whole.replace(a, b) for a, b in [(b"0", b"x"), (b" ", b"\t\t"), (b"[", b"{"), (b":", b"")]
+    ]
+    for content in (
+        *cuts,
+        *swaps,
+        b"\x00\xff" * 40,
+        b"[1, 2]",
+        b'{"points": [1], "boxes_3d": [1]}',
+    ):
+        path.write_bytes(content)
+        message = ""
+        try:
+            read_table(path, voxel_spacing=SPACING, shape=SHAPE)
+        except (ValueError, FileNotFoundError) as error:
+            message = str(error)
+        assert not message or (message.startswith(str(path)) and "\n" not in message)

@@ -66,7 +66,7 @@ def test_what_they_say(lists):
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize("name", [n for n in LISTS if n not in {"rubisco.star", "ps2.star"}])
+@pytest.mark.parametrize("name", LISTS)
 def test_there_and_back(lists, tmp_path, name, dialect):
     before = read_table(lists / name, **LISTS[name][1])
     kind, frame = DIALECTS[dialect], next(iter(before.frames.values()))

@@ -8,6 +8,7 @@ of the counter-clockwise rotation by the same angles about the fixed axes z, x a
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,10 @@ def _names(tomo: FloatArray, path: Path, given: Given) -> np.ndarray[Any, np.dty
     known: dict[int, str] = {}
     for file in (path.with_name("indices_column20.doc"), path.with_suffix(".doc")):
         if file.exists():
-            pairs = [line.split(maxsplit=1) for line in file.read_text().splitlines()]
-            known = {int(pair[0]): Path(pair[1].strip()).name for pair in pairs if len(pair) == 2}
+            pairs = re.findall(
+                r"^\s*(\d+)\s+(\S.*?)(?:\.mrc|\.rec|\.em)?\s*$", file.read_text(), re.M
+            )
+            known = {int(number): Path(name).name for number, name in pairs}
     if not known and len(set(numbers)) == 1:
         known = {numbers[0]: given.tomogram or path.stem}
     return np.array([known.get(n, f"tomogram_{n}") for n in numbers], dtype=np.str_)

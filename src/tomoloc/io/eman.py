@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tomoloc.io.frames import Frame, Given, ParticleTable
+from tomoloc.io.portal import read_json
 from tomoloc.types import FloatArray, Particles
 
 __all__ = ["box_sizes", "read_eman_box", "read_eman_json", "write_eman_box", "write_eman_json"]
@@ -22,11 +23,12 @@ DEFAULT_BOX = 32
 
 def read_eman_json(path: Path, given: Given) -> ParticleTable:
     """Read `boxes_3d`; the names in `class_list` are labels."""
-    content = json.loads(path.read_text())
-    if "boxes_3d" not in content:
-        raise ValueError(f"no boxes_3d in it; keys are: {', '.join(content) or 'none'}")
+    content = read_json(path, "boxes_3d")
     defaults = [0.0, 0.0, 0.0, "manual", 0.0, 0]
-    boxes = [[*box, *defaults[len(box) :]] for box in content["boxes_3d"]]
+    try:
+        boxes = [[*box, *defaults[len(box) :]] for box in content["boxes_3d"]]
+    except TypeError as error:
+        raise ValueError("boxes_3d holds something that is no box") from error
     name = given.tomogram or path.stem.removesuffix("_info")
     pixel = content.get("apix_unbin")
     frame = given.frame(name, voxel_spacing=pixel)

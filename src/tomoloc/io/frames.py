@@ -86,7 +86,7 @@ def each(
     return np.stack([np.atleast_1d(value(frames[str(name)])) for name in distinct])[which]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ParticleTable:
     """What a file of particles holds.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,22 @@ CORNER = np.array([0.5, 0.5, 0.0])
 NANOMETRE = -9
 
 
+class _Whole(BytesIO):
+    """Bytes that cannot be read past their end, where imodmodel would go on for ever."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        if size and len(data) < size:
+            raise struct.error("it ends too early")
+        return data
+
+
 def read_imod(path: Path, given: Given) -> ParticleTable:
     """Read the points of all contours; objects' names are labels."""
-    from imodmodel.models import ImodModel
+    from imodmodel.parsers import parse_model
 
     try:
-        model = ImodModel.from_file(path)
+        model = parse_model(_Whole(path.read_bytes()))
     except (struct.error, UnicodeDecodeError) as error:
         raise ValueError(f"not a whole IMOD model ({error})") from error
     header, stated = model.header, None

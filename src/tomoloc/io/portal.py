@@ -18,9 +18,18 @@ from scipy.spatial.transform import Rotation
 from tomoloc.io.frames import Given, ParticleTable
 from tomoloc.types import FloatArray, Particles
 
-__all__ = ["read_copick", "read_ndjson", "write_copick", "write_ndjson"]
+__all__ = ["read_copick", "read_json", "read_ndjson", "write_copick", "write_ndjson"]
 
 INSTANCE = "portalInstance"
+
+
+def read_json(path: Path, key: str) -> dict[str, Any]:
+    """Read a JSON object that has a list of that name, or raise ValueError."""
+    content = json.loads(path.read_text())
+    keys = content if isinstance(content, dict) else {}
+    if not isinstance(keys.get(key), list):
+        raise ValueError(f"no list {key} in it; keys are: {', '.join(keys) or 'none'}")
+    return keys
 
 
 def _places(points: Sequence[Mapping[str, Any]]) -> FloatArray:
@@ -38,10 +47,9 @@ def _instances(points: Sequence[Mapping[str, Any]], *, blank: int) -> dict[str, 
 
 def read_copick(path: Path, given: Given) -> ParticleTable:
     """Read the picks of one object in one run; translations are added to the locations."""
-    content = json.loads(path.read_text())
-    if "points" not in content:
-        raise ValueError(f"no points in it; keys are: {', '.join(content) or 'none'}")
+    content = read_json(path, "points")
     points = content["points"]
+    place = _places(points)
     unit = content.get("unit", "angstrom")
     if unit != "angstrom":
         raise ValueError(f"expected locations in angstrom; got the unit {unit!r}")
@@ -55,7 +63,7 @@ def read_copick(path: Path, given: Given) -> ParticleTable:
     name = content.get("run_name") or given.tomogram or run
     score = np.array([point.get("score", 1.0) for point in points], dtype=float)
     particles = Particles(
-        position=_places(points) + transform[:, :3, 3],
+        position=place + transform[:, :3, 3],
         label=content.get("pickable_object_name") or "",
         tomogram=name,
         score=score if (score != 1).any() else None,
@@ -100,6 +108,7 @@ def write_copick(table: ParticleTable, path: Path, _given: Given) -> None:
 def read_ndjson(path: Path, given: Given) -> ParticleTable:
     """Read one point a line; folders named as on the portal tell tomogram and voxel size."""
     points = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    place = _places(points)
     home = re.search(r"([^/\\]+)[/\\].*VoxelSpacing([\d.]+)[/\\]", str(path.resolve()))
     run = re.search(r"([^/\\]+)[/\\](?:Reconstructions|Tomograms)[/\\]", str(path.resolve()))
     name = given.tomogram or (run.group(1) if run else path.stem)
@@ -108,7 +117,7 @@ def read_ndjson(path: Path, given: Given) -> ParticleTable:
     turn = np.array(matrix, dtype=float).reshape(-1, 3, 3)
     oriented = any(point.get("type") == "orientedPoint" for point in points)
     particles = Particles(
-        position=_places(points) * frame.known_spacing(),
+        position=place * frame.known_spacing(),
         tomogram=name,
         rotation=Rotation.from_matrix(turn) if oriented else None,
         extra=_instances(points, blank=-1),

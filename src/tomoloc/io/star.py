@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
 from tomoloc import __version__
@@ -427,7 +427,7 @@ def _head(frame: Frame, given: Given) -> dict[str, Any]:
 # --- RELION -----------------------------------------------------------------------------------
 
 
-def _center(half: FloatArray, pixel: FloatArray, given: Given) -> FloatArray:
+def _center(half: FloatArray, pixel: ArrayLike, given: Given) -> FloatArray:
     """Return where centred coordinates count from, for each particle, shape (n, 3).
 
     RELION itself turns them into voxels with N/2 of the unbinned tomogram; its picker, and
@@ -442,9 +442,9 @@ def _half(frame: Frame) -> FloatArray:
 
 def _centered(table: ParticleTable, given: Given) -> FloatArray:
     pixel = table.particles.extra.get(TILT_PIXEL)
-    if given.center != "half" and pixel is None:
+    if pixel is None:
         pixel = table.each(Frame.known_spacing)
-    return table.particles.position - _center(table.each(_half), np.asarray(pixel), given)
+    return table.particles.position - _center(table.each(_half), pixel, given)
 
 
 def read_relion3(path: Path, given: Given) -> ParticleTable:
@@ -468,11 +468,10 @@ def read_relion5(path: Path, given: Given) -> ParticleTable:
     names, tomograms = _names(table, path, given), _read_tomograms(tomogram_file)
     table = _with_tilt_pixel(table, names, tomograms)
     frames = _frames(names, None if tomograms else _stated_spacing(table), tomograms, given)
-    pixel = numbers(table, [TILT_PIXEL]) if TILT_PIXEL in table else None
-    if pixel is None and (given.center != "half" or {*SHIFTS_PIXELS} <= {*table}):
-        pixel = each(names, frames, Frame.known_spacing)
-    pixel = np.zeros((len(table), 1)) if pixel is None else pixel
-    position = numbers(table, CENTERED) + _center(each(names, frames, _half), pixel, given)
+    half = each(names, frames, _half)
+    spacing = each(names, frames, Frame.known_spacing)
+    pixel = numbers(table, [TILT_PIXEL]) if TILT_PIXEL in table else spacing
+    position = numbers(table, CENTERED) + _center(half, pixel, given)
     return ParticleTable(particles=_particles(table, position, names, pixel=pixel), frames=frames)
 
 

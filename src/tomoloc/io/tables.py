@@ -295,42 +295,42 @@ def detect_dialect(path: str | Path) -> str:
         head = file.read(65536)
     if not head.strip():
         raise ValueError(f"{source}: the file is empty")
-    text, suffix = head.decode("utf-8", errors="replace"), source.suffix.lower()
+    text, suffix = head.decode("utf-8", errors="replace").strip(), source.suffix.lower()
     if head.startswith(b"IMOD"):
         return "imod"
     if suffix in {".star", ".cbox"} or re.search(r"^data_", text, re.MULTILINE):
         star = import_module("tomoloc.io.star")
         return _blaming(source, lambda: str(star.detect_star(source)))
-    if text.lstrip().startswith("{"):
-        return _blaming(source, lambda: _detect_json(source, text))
+    if text.startswith(("{", "[")):
+        return _blaming(source, lambda: _detect_json(source))
     by_suffix = {end: name for name, kind in DIALECTS.items() for end in kind.suffixes}
-    if suffix in by_suffix and suffix != ".json":
+    if suffix in by_suffix:
         return by_suffix[suffix]
-    words = re.split(r"[,\s]+", text.strip().splitlines()[0].strip())
-    if "," in text.splitlines()[0]:
+    words = re.split(r"[,;\s]+", text.splitlines()[0])
+    if set("xyz") <= {word.lower() for word in words}:
         return "csv"
-    if all(re.fullmatch(r"[-+.\deE]+", word) for word in words) and len(words) in {
-        3,
-        *range(26, 60),
-    }:
-        return "coords" if len(words) == 3 else "dynamo"
-    raise ValueError(
-        f"{source}: not like any particle list; name its format ({', '.join(DIALECTS)})"
-    )
+    if all(re.fullmatch(r"[-+.\de]+", word, re.IGNORECASE) for word in words):
+        if "," in text.splitlines()[0]:
+            return "csv"
+        if len(words) == 3 or len(words) >= 26:
+            return "coords" if len(words) == 3 else "dynamo"
+    names = ", ".join(DIALECTS)
+    raise ValueError(f"{source}: not like any particle list; name its format ({names})")
 
 
-def _detect_json(source: Path, text: str) -> str:
-    if source.suffix.lower() in DIALECTS["ndjson"].suffixes or '"location"' in text.splitlines()[0]:
-        first = text.splitlines()[0]
-        if '"points"' not in first:
-            return "ndjson"
-    content = json.loads(source.read_text())
+def _detect_json(source: Path) -> str:
+    text = source.read_text()
+    first = text.lstrip().splitlines()[0]
+    if source.suffix.lower() in DIALECTS["ndjson"].suffixes or first.startswith('{"type"'):
+        return "ndjson"
+    content = json.loads(text)
+    keys = list(content) if isinstance(content, dict) else []
     for key, name in (("boxes_3d", "eman-json"), ("points", "copick")):
-        if key in content:
+        if key in keys:
             return name
     raise ValueError(
         "a JSON file without particles: expected boxes_3d (EMAN2) or points (copick);"
-        f" keys are: {', '.join(content) or 'none'}"
+        f" keys are: {', '.join(keys) or 'none'}"
     )
 
 
@@ -351,7 +351,7 @@ def _dialect(name: str) -> Dialect:
 def _files(folder: Path, dialect: Dialect | None) -> list[Path]:
     wanted = (dialect,) if dialect else DIALECTS.values()
     suffixes = {suffix for kind in wanted for suffix in kind.suffixes}
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in suffixes)
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in suffixes and f.is_file())
     if not files:
         raise ValueError(
             f"{folder}: no particle files ({' '.join(sorted(suffixes))}) in the folder"
