@@ -7,42 +7,11 @@ tomoloc stays fast.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-# For type checkers and editors alone; a test keeps it in step with _PUBLIC.
-if TYPE_CHECKING:
-    from tomoloc.evaluate import evaluate_particles as evaluate_particles
-    from tomoloc.evaluate import match_particles as match_particles
-    from tomoloc.io.samples import read_sample as read_sample
-    from tomoloc.io.structures import read_structure as read_structure
-    from tomoloc.io.tables import Frame as Frame
-    from tomoloc.io.tables import read_particles as read_particles
-    from tomoloc.io.tables import write_particles as write_particles
-    from tomoloc.io.tilts import read_tilt_series as read_tilt_series
-    from tomoloc.io.tomograms import read_tomogram as read_tomogram
-    from tomoloc.io.tomograms import read_volume as read_volume
-    from tomoloc.io.tomograms import write_volume as write_volume
-    from tomoloc.localize import estimate_threshold as estimate_threshold
-    from tomoloc.localize import find_components as find_components
-    from tomoloc.localize import find_peaks as find_peaks
-    from tomoloc.pickers.pick import Picks as Picks
-    from tomoloc.pickers.pick import pick as pick
-    from tomoloc.pickers.template import TemplatePicker as TemplatePicker
-    from tomoloc.simulate.recipe import read_recipe as read_recipe
-    from tomoloc.simulate.scene import Simulator as Simulator
-    from tomoloc.simulate.structures import make_complex as make_complex
-    from tomoloc.types import CTF as CTF
-    from tomoloc.types import Particles as Particles
-    from tomoloc.types import Sample as Sample
-    from tomoloc.types import ScoreMap as ScoreMap
-    from tomoloc.types import Structure as Structure
-    from tomoloc.types import TiltSeries as TiltSeries
-    from tomoloc.types import Tomogram as Tomogram
-    from tomoloc.types import Volume as Volume
+from typing import Any
 
 __version__ = "0.1.0"
 
-# Module of each public name, in the order of docs/api.md.
+# Module of each public name, in the order of docs/api.md. Type checkers read __init__.pyi instead.
 _PUBLIC = {
     "Volume": "tomoloc.types",
     "Tomogram": "tomoloc.types",
