@@ -5,7 +5,13 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from tomoloc.localize import EDGE_COLUMN, estimate_threshold, find_components, find_peaks
+from tomoloc.localize import (
+    EDGE_COLUMN,
+    estimate_threshold,
+    find_components,
+    find_peaks,
+    separate_scores,
+)
 from tomoloc.types import ScoreMap, Volume
 
 SHAPE = (48, 56, 64)
@@ -160,3 +166,40 @@ def test_wrong_numbers(value: float) -> None:
         find_peaks(scores, threshold=0, min_distance=value)
     with pytest.raises(ValueError, match="false_positives"):
         estimate_threshold(scores, false_positives=value, min_distance=10)
+
+
+@pytest.mark.parametrize(("n_wrong", "n_right"), [(10, 10), (74, 25), (3, 40), (200, 30)])
+def test_two_groups_of_scores_are_separated(n_wrong: int, n_right: int) -> None:
+    errors = []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        wrong = 0.1 + np.abs(rng.normal(0, 0.03, n_wrong))
+        right = rng.normal(0.34, 0.035, n_right)
+        threshold = separate_scores(np.concatenate([wrong, right]), lower=0.1)
+        errors.append((right < threshold).sum() + (wrong > threshold).sum())
+    assert np.mean(errors) <= 0.05 * (n_wrong + n_right) + 0.5 * (n_wrong < 5) * n_wrong
+
+
+@pytest.mark.parametrize("n", [8, 15, 60, 200])
+@pytest.mark.parametrize("shape", ["normal", "skew", "uniform", "exponential"])
+def test_one_group_is_left_alone(shape: str, n: int) -> None:
+    rng = np.random.default_rng(n)
+    n_split = 0
+    for _ in range(6):
+        score = {
+            "normal": 0.3 + 0.05 * rng.standard_normal(n),
+            "skew": 0.12 + rng.gamma(3, 0.04, n),
+            "uniform": rng.uniform(0.12, 0.4, n),
+            "exponential": 0.1 + rng.exponential(0.05, n),
+        }[shape]
+        n_split += separate_scores(score[score > 0.1], lower=0.1) > 0.1
+    assert n_split <= 1
+
+
+def test_separation_does_not_depend_on_units() -> None:
+    rng = np.random.default_rng(1)
+    score = np.concatenate([rng.normal(2, 0.2, 30), rng.normal(4, 0.3, 30)])
+    first = separate_scores(score, lower=1)
+    second = separate_scores(100 * score - 50, lower=50)
+    assert first == pytest.approx((second + 50) / 100, rel=1e-3)
+    assert 2.5 < first < 3.5

@@ -6,13 +6,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
+from scipy import ndimage, optimize
 from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
+from scipy.special import log_ndtr
 
 from tomoloc.types import FloatArray, Particles, ScoreMap, Volume
 
-__all__ = ["EDGE_COLUMN", "estimate_threshold", "find_components", "find_peaks"]
+__all__ = [
+    "EDGE_COLUMN",
+    "estimate_threshold",
+    "find_components",
+    "find_peaks",
+    "separate_scores",
+]
 
 EDGE_COLUMN = "tomolocEdge"
 """Extra column: 1 where a particle reaches over the border of the tomogram, else 0."""
@@ -197,6 +204,119 @@ def estimate_threshold(
     return np.array([_tail(height, false_positives) for height in heights])
 
 
+def separate_scores(score: ArrayLike, *, lower: float) -> float:
+    """Tell right picks from picks of something else by their scores, where there are two groups.
+
+    A noise threshold keeps noise out, but not other structures that resemble what is looked for.
+    Scores above it are modelled as one normal distribution, cut off at `lower`, and as two, as
+    search scores of peptides are [1]_. The groups are told apart only where the second model is
+    better by the Bayesian information criterion and has a valley of less than half the height of
+    both of its modes.
+
+    Parameters
+    ----------
+    score : array_like, shape (n,)
+        Of peaks above `lower`; with fewer than 12 there is nothing to tell.
+    lower : float
+        Noise threshold.
+
+    Returns
+    -------
+    float
+        Score above which a pick is more likely in the upper group, or `lower`.
+
+    References
+    ----------
+    .. [1] Keller et al., Anal. Chem. 74, 5383 (2002), doi:10.1021/ac025747h.
+    """
+    values = np.sort(np.asarray(score, dtype=float))
+    n = len(values)
+    if n < 12 or values[-1] <= lower:
+        return lower
+    scale = values[-1] - lower
+    x = (values - lower) / scale  # so that the cut-off is 0 and the best score 1
+    starts = [(float(center), float(np.log(x.std() + 1e-9))) for center in (x.mean(), 0.0)]
+    one = min(
+        float(optimize.minimize(_one_normal, start, x, method="Nelder-Mead").fun)
+        for start in starts
+    )
+    two = min(
+        (
+            optimize.minimize(
+                _two_normals,
+                _split_start(x, part),
+                x,
+                method="Nelder-Mead",
+                options={"maxiter": 4000, "xatol": 1e-4, "fatol": 1e-4},
+            )
+            for part in (0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
+        ),
+        key=lambda result: result.fun,
+    )
+    if 2 * (one - two.fun) - 3 * np.log(n) < _STRONG_EVIDENCE:
+        return lower
+    weights, centers, widths = _two_parameters(two.x)
+    grid = np.linspace(max(0.0, centers[0]), centers[1], 1000)
+    parts = [
+        np.log(weight) + _log_normal(grid, center, width)
+        for weight, center, width in zip(weights, centers, widths, strict=True)
+    ]
+    density = np.exp(np.logaddexp(*parts))
+    if density.min() > 0.5 * min(density[0], density[-1]):
+        return lower
+    below = grid[parts[1] < parts[0]]
+    return float(lower + scale * below[-1]) if len(below) else lower
+
+
+_STRONG_EVIDENCE = 6.0
+"""Difference of the Bayesian information criterion (Kass & Raftery 1995, p. 777)."""
+_NARROWEST = 0.02
+"""Least width of a group, of the range of scores, so that none shrinks to a single score."""
+
+
+def _log_normal(x: FloatArray, center: float, width: float) -> FloatArray:
+    """Log density of a normal distribution that is cut off below 0."""
+    z = (x - center) / width
+    return -0.5 * z**2 - np.log(width * np.sqrt(2 * np.pi)) - log_ndtr(center / width)
+
+
+def _one_normal(parameters: FloatArray, x: FloatArray) -> float:
+    center, log_width = parameters
+    return -float(_log_normal(x, center, _NARROWEST + np.exp(log_width)).sum())
+
+
+def _two_parameters(
+    parameters: FloatArray,
+) -> tuple[tuple[float, float], tuple[float, float], tuple[float, float]]:
+    """Weights, centres and widths of the lower and the upper group."""
+    logit, center, log_width, log_distance, log_width_above = parameters
+    weight = float(np.clip(1 / (1 + np.exp(-logit)), 1e-9, 1 - 1e-9))
+    widths = _NARROWEST + np.exp(log_width), _NARROWEST + np.exp(log_width_above)
+    return (weight, 1 - weight), (center, center + np.exp(log_distance)), widths
+
+
+def _two_normals(parameters: FloatArray, x: FloatArray) -> float:
+    weights, centers, widths = _two_parameters(parameters)
+    lower, upper = (
+        np.log(weight) + _log_normal(x, center, width)
+        for weight, center, width in zip(weights, centers, widths, strict=True)
+    )
+    return -float(np.logaddexp(lower, upper).sum())
+
+
+def _split_start(x: FloatArray, part: float) -> list[float]:
+    """Parameters of `_two_normals` with the lowest `part` of sorted values as lower group."""
+    k = int(np.clip(round(part * len(x)), 2, len(x) - 2))
+    below, above = x[:k], x[k:]
+    return [
+        float(np.log(k / (len(x) - k))),
+        float(below.mean()),
+        float(np.log(below.std() + _NARROWEST)),
+        float(np.log(max(above.mean() - below.mean(), 1e-6))),
+        float(np.log(above.std() + _NARROWEST)),
+    ]
+
+
 def _tail(heights: FloatArray, expected: float) -> float:
     """Height that `expected` of the given peaks (sorted, highest first) would pass."""
     n = len(heights)
@@ -277,7 +397,7 @@ def _rotations(scores: ScoreMap, channel: int, index: NDArray[np.intp]) -> Rotat
 def _edge(volume: Volume, index: FloatArray, diameter: float) -> NDArray[np.int8]:
     reach = diameter / 2 / volume.voxel_spacing
     last = np.array(volume.shape) - 1
-    return ((index < reach) | (index > last - reach)).any(axis=1).astype(np.int8)
+    return np.asarray(((index < reach) | (index > last - reach)).any(axis=1), dtype=np.int8)
 
 
 def _touches_border(

@@ -265,7 +265,15 @@ class TiltSeries:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Tomogram(Volume):
-    """A reconstructed volume, data shape (z, y, x), and the tilt series it came from, if known."""
+    """A reconstructed volume.
+
+    Parameters
+    ----------
+    data : ndarray, shape (z, y, x)
+        As of any `Volume`, but without leading axes.
+    tilt_series : TiltSeries, optional
+        What it was reconstructed from.
+    """
 
     tilt_series: TiltSeries | None = None
 

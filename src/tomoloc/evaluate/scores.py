@@ -155,6 +155,11 @@ def evaluate_particles(
     seed : int
         Of bootstrap and random points.
 
+    Returns
+    -------
+    Evaluation
+        Scores by label, over all counts together (`micro`) and averaged over labels (`macro`).
+
     Raises
     ------
     ValueError

@@ -74,6 +74,11 @@ def write_sample(
 def read_sample(folder: str | Path) -> Sample:
     """Read a sample's folder, as `write_sample` writes it.
 
+    Parameters
+    ----------
+    folder : path
+        One that `tomoloc simulate` made.
+
     Returns
     -------
     Sample

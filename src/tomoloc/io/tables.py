@@ -203,7 +203,29 @@ def read_particles(
     tomogram: str | None = None,
     center: str = "half",
 ) -> Particles:
-    """Read the particles of a file or folder; see `read_table` for the parameters."""
+    """Read the particles of a file, or of all files in a folder.
+
+    Parameters
+    ----------
+    path : path
+        In a folder, the STAR files are read, or where there are none, every file whose ending is
+        that of a dialect.
+    dialect : str, optional
+        One of `DIALECTS`; found from name and content by default.
+    voxel_spacing, shape, tomogram, center
+        As for `read_table`: what the file does not say, or says wrong; the voxel size in angstrom,
+        the shape in voxels zyx.
+
+    Returns
+    -------
+    Particles
+        Nothing in the file is an empty table.
+
+    Raises
+    ------
+    ValueError, OSError
+        As for `read_table`.
+    """
     return read_table(
         path,
         dialect=dialect,

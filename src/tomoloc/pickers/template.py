@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from tomoloc.localize import estimate_threshold
+from tomoloc.localize import estimate_threshold, find_peaks, separate_scores
 from tomoloc.physics.filters import (
     band_pass_weights,
     radial_frequency,
@@ -53,13 +54,15 @@ class TemplatePicker:
     far they go above: `threshold` follows from that without any model of the background, as
     target-decoy competition does in proteomics [2]_.
 
-    It fails where another structure looks more like the template than the decoy does.
+    It fails where another structure is as much like the template as the particles are.
 
     Parameters
     ----------
     template : Structure or Volume
         Atoms, or a density map, protein positive. Particles are found where its centre of mass
         lies.
+    label : str
+        Of the particles found; the template's name by default.
     angular_step : float
         Angle between neighbouring orientations.
     low_pass : float, optional
@@ -70,8 +73,13 @@ class TemplatePicker:
         Of the spherical mask; by default that of the smallest centred ball around the template.
     false_positives : float
         Expected number of false particles in a tomogram.
+    ctf_correction : {"none", "flip", "full"}
+        What has been done to the tomogram's contrast transfer: nothing, phases flipped, or
+        amplitudes restored too (deconvolved). Matters where the tilt series states its CTF.
     whiten : bool
         Divide out the tomogram's radial power spectrum.
+    separate : bool
+        Raise the threshold above other structures where scores form two groups.
     exhaustive : bool
         Try all orientations at all voxels, which is the only search there is so far.
     device : str
@@ -88,12 +96,15 @@ class TemplatePicker:
     """
 
     template: Structure | Volume
+    label: str = ""
     angular_step: float = 15.0
     low_pass: float | None = None
     symmetry: str = "C1"
     diameter: float | None = None
     false_positives: float = 1.0
+    ctf_correction: Literal["none", "flip", "full"] = "none"
     whiten: bool = True
+    separate: bool = True
     exhaustive: bool = True
     device: str = "auto"
     seed: int = 0
@@ -158,8 +169,14 @@ class TemplatePicker:
             )
         data, filter_of = self._filter(tomogram)
         frequency = radial_frequency((size,) * 3, spacing)
-        weights = tilt_weights((size,) * 3, series, voxel_spacing=spacing)
-        if series.ctf is not None:
+        weights = tilt_weights(
+            (size,) * 3,
+            series,
+            voxel_spacing=spacing,
+            ctf=self.ctf_correction != "full",
+            phase_flipped=self.ctf_correction == "flip",
+        )
+        if series.ctf is not None and self.ctf_correction == "none":
             weights = -weights  # underfocus turns protein dark; the tomogram has been inverted
         weights = (weights * filter_of(frequency)).astype(np.float32)
         mask = spherical_mask(size, mask_diameter)
@@ -180,7 +197,7 @@ class TemplatePicker:
             voxel_spacing=spacing,
             origin=tomogram.origin,
             name=tomogram.name,
-            labels=(self.template.name or "template",),
+            labels=(self.label or self.template.name or "template",),
             rotations=rotations,
             rotation_index=index[None],
         )
@@ -188,7 +205,11 @@ class TemplatePicker:
     def threshold(
         self, scores: ScoreMap, *, min_distance: float, mask: Volume | None = None
     ) -> FloatArray:
-        """Set the threshold for the stated number of false positives, from scores below zero.
+        """Set the threshold: for the stated number of false positives, or higher.
+
+        The noise threshold follows from the scores below zero. Where the scores above it form
+        two groups, those of the template and of other structures, it is raised to between them
+        (see `tomoloc.localize.separate_scores`).
 
         Parameters
         ----------
@@ -203,22 +224,23 @@ class TemplatePicker:
         -------
         ndarray, shape (label,)
         """
-        null = ScoreMap(
-            data=-scores.data,
-            voxel_spacing=scores.voxel_spacing,
-            origin=scores.origin,
-            labels=scores.labels,
-        )
-        return estimate_threshold(
+        null = replace(scores, data=-scores.data)
+        noise = estimate_threshold(
             null, false_positives=self.false_positives, min_distance=min_distance, mask=mask
         )
+        if not self.separate:
+            return noise
+        peaks = find_peaks(scores, threshold=noise, min_distance=min_distance, mask=mask)
+        return np.array([separate_scores(np.asarray(peaks.score), lower=float(noise[0]))])
 
     def _filter(self, tomogram: Tomogram):  # type: ignore[no-untyped-def]  # noqa: ANN202
         """Whiten and band-limit a tomogram; also return the filter as a function of frequency."""
         spacing = tomogram.voxel_spacing
         low_pass = max(self.low_pass or 0.0, 2 * spacing)
         shells, power = radial_spectrum(tomogram.data, voxel_spacing=spacing)
-        gain = 1 / np.sqrt(np.maximum(power, power[1:].max() * 1e-6))
+        # Shells without power (an empty tomogram, a filtered one) must not be blown up.
+        floor = power[1:].max() * 1e-6 or 1.0
+        gain = 1 / np.sqrt(np.maximum(power, floor))
         gain[0] = gain[1]
 
         def weights(frequency: NDArray[np.floating]) -> NDArray[np.float32]:

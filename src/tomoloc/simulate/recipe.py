@@ -221,6 +221,16 @@ class Recipe:
 def read_recipe(source: str | Path) -> Recipe:
     """Read a recipe from a TOML file or by the name of a shipped one.
 
+    Parameters
+    ----------
+    source : str or path
+        A shipped name (see `shipped_recipes`) or a file, whose relative paths count from its
+        folder.
+
+    Returns
+    -------
+    Recipe
+
     Raises
     ------
     ValueError
