@@ -167,5 +167,5 @@ def test_ctf_correction_is_as_stated(correction: str) -> None:
         for stated in ("none", "flip", "full")
     }
     # Flipped phases and restored amplitudes differ little in what a template sees.
-    assert best[correction] > 0.95 * max(best.values())
+    assert best[correction] > 0.9 * max(best.values())
     assert (max(best, key=best.get) == "none") == (correction == "none")

@@ -34,7 +34,17 @@ def demo(
         ["simulate", "demo", "-o", str(output / "simulated"), "--overwrite"],
         [
             *("pick", "template", str(sample / "tomogram.mrc"), "-o", str(picks)),
-            *("--template", "builtin:4", "--label", "disc", "--symmetry", "C4", "--overwrite"),
+            *(
+                "--template",
+                "builtin:4",
+                "--label",
+                "disc",
+                "--symmetry",
+                "C4",
+                "--angular-step",
+                "18",
+                "--overwrite",
+            ),
         ],
         [
             *("evaluate", str(picks / "tomogram.star"), str(sample / "particles.star")),
