@@ -147,6 +147,20 @@ class TestTiltWeights:
         assert cosine[0, 0, 8] == pytest.approx(plain[0, 0, 8], rel=0.01)
         assert cosine.sum() < plain.sum()
 
+    def test_astigmatism_turns_with_the_tilt_axis(self):
+        """Defocus angles are stated for images as taken, the tomogram has the axis along y."""
+        box, spacing, axis = (1, 64, 64), 5.0, 84.0
+        ctf = CTF(defocus_u_um=[4.0], defocus_v_um=[2.5], defocus_angle=[110.0])
+        series = TiltSeries(tilt_angles=[0.0], ctf=ctf, tilt_axis_angle=axis)
+        weights = tilt_weights(box, series, voxel_spacing=spacing)[0]
+        plain = tilt_weights(box, series, voxel_spacing=spacing, ctf=False)[0]
+        # Turned by `axis`, counter-clockwise, the y axis lies on the tilt axis of the image.
+        u, v = scipy.fft.rfftfreq(64, spacing), scipy.fft.fftfreq(64, spacing)[:, None]
+        c, s = np.cos(np.deg2rad(axis)), np.sin(np.deg2rad(axis))
+        taken = evaluate_ctf(ctf, c * u - s * v, s * u + c * v)[0]
+        known = (np.hypot(u, v) < 0.45 / spacing) & (plain > 0)
+        np.testing.assert_allclose(weights[known], (plain * taken)[known], atol=0.03)
+
     def test_wrong_spacing_is_told(self):
         with pytest.raises(ValueError, match="voxel_spacing must be positive"):
             tilt_weights((8, 8, 8), TiltSeries(tilt_angles=[0.0]), voxel_spacing=0)

@@ -5,6 +5,7 @@ At tilt t an image holds the central slice of frequencies (u cos t, ky, u sin t)
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,8 @@ def tilt_weights(
     shape : tuple of int (z, y, x)
         Of the box, larger than the particle.
     tilt_series : TiltSeries
-        Angles and, where given, exposure and CTF.
+        Angles and, where given, exposure and CTF. The defocus angle is turned with the images, by
+        minus the tilt axis angle, so that the axis is y.
     voxel_spacing : float
     ctf : bool
         Multiply by the contrast transfer function, if the series has one: weights are then negative
@@ -137,7 +139,10 @@ def tilt_weights(
         radius = np.hypot(frequency_x, frequency_y)
         images *= dose_weights(radius, tilt_series.dose_e_per_a2, voltage)
     if ctf and tilt_series.ctf is not None:
-        transfer = evaluate_ctf(tilt_series.ctf, frequency_x, frequency_y)
+        # Once an image is turned so that its tilt axis is y, its astigmatism is turned too.
+        aligned = tilt_series.ctf.defocus_angle - tilt_series.tilt_axis_angle
+        turned = replace(tilt_series.ctf, defocus_angle=aligned)
+        transfer = evaluate_ctf(turned, frequency_x, frequency_y)
         images *= np.abs(transfer) if phase_flipped else transfer
     out = np.zeros((nz, ny, nx // 2 + 1), dtype=np.float32)
     _add_slices(
