@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tomoloc.report.gather import read_runs
 from tomoloc.report.page import Facts, Note, Page, Picture, Section, Table, write_page
 from tomoloc.report.picks import report_picks
 
@@ -193,3 +194,29 @@ def test_blocks_escape_what_they_are_given(tmp_path):
     assert "<b>" not in html
     assert [path.name for path in (tmp_path / "pictures").iterdir()] == [".._x_y.png"]
     assert Text(html).open == []
+
+
+def test_pictures_count_from_the_first_voxel_as_picks_do(picked):
+    """An OME-Zarr image may lie anywhere; its picks are stated from its first voxel."""
+    import zarr
+
+    image = zarr.open_group(picked.sample / "TS_7.zarr", mode="w", zarr_format=2)
+    image.create_array("0", data=picked.data)
+    steps = [
+        {"type": "scale", "scale": [12.5] * 3},
+        {"type": "translation", "translation": [500] * 3},
+    ]
+    image.attrs["multiscales"] = [
+        {
+            "version": "0.4",
+            "axes": [{"name": name, "type": "space", "unit": "angstrom"} for name in "zyx"],
+            "datasets": [{"path": "0", "coordinateTransformations": steps}],
+        }
+    ]
+    record = picked.folder / "TS_7.run.toml"
+    record.write_text(record.read_text().replace("TS_7.mrc", "TS_7.zarr"))
+    (run,) = read_runs(picked.folder)
+    tomogram = run.read_tomogram()
+    assert tomogram.to_index(run.particles.position[0])[::-1] == pytest.approx(
+        picked.centers[0] + 0.5
+    )

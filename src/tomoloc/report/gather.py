@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +65,14 @@ class Run:
         return next((path for path in places if path.exists()), None)
 
     def read_tomogram(self) -> Tomogram:
-        """Read the tomogram with the voxel size that the picks have."""
+        """Read the tomogram with the voxel size of the picks, and, as they do, from voxel 0 on."""
         path = self.tomogram_path
         if path is None:
             raise FileNotFoundError(
                 f"tomogram {self.value('inputs', 'tomogram') or self.name} is missing"
             )
         spacing = self.number("inputs", "voxel_spacing") or self.frame.voxel_spacing
-        return read_tomogram(path, voxel_spacing=spacing)
+        return replace(read_tomogram(path, voxel_spacing=spacing), origin=np.zeros(3))
 
 
 def gather_table(path: str | Path, **given: Any) -> ParticleTable:
