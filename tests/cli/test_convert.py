@@ -30,6 +30,20 @@ def test_converts_to_every_format(tmp_path, capsys, dialect):
     assert sorted(after.position[:, 0]) == pytest.approx([0, 100, 555], abs=0.1)
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_list_of_nothing_converts_there_and_back(tmp_path, dialect):
+    nothing = tmp_path / "nothing.star"
+    rows = (GOLDEN / "tomoloc.star").read_text().splitlines()
+    nothing.write_text("\n".join(row for row in rows if not row.startswith("TS_01")) + "\n")
+    out = tmp_path / f"TS_01{DIALECTS[dialect].suffixes[0]}"
+    back = tmp_path / "back.star"
+    assert run(nothing, out, "--to", dialect, "--box-size", 8, "--overwrite") == 0
+    assert run(out, back, "--to", "tomoloc", *SIZE) == 0
+    table = read_table(back)
+    assert len(table.particles) == 0
+    assert [frame.shape for frame in table.frames.values()] == [(40, 80, 100)]
+
+
 def test_follows_an_optimisation_set(tmp_path):
     out = tmp_path / "sub" / "picks.star"
     assert run(GOLDEN / "relion5_optimisation_set.star", out, "--to", "tomoloc") == 0

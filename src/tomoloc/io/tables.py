@@ -140,6 +140,13 @@ DIALECTS: dict[str, Dialect] = {
     )
 }
 
+BARE = {
+    suffix: name
+    for name in ("eman-box", "dynamo", "coords", "ndjson")
+    for suffix in DIALECTS[name].suffixes
+}
+"""Formats without a header, by ending: a list of no particles is an empty file."""
+
 
 def read_table(
     path: str | Path,
@@ -287,6 +294,12 @@ def write_particles(
             f"{kind.name} takes {len(parts)} files for these particles: give the name of a folder,"
             f" without {target.suffix}"
         )
+    if len(parts) > 1 and target.is_dir():
+        strange = sorted({file.name for file in target.iterdir()} - {name for name, _ in parts})
+        if strange:
+            raise FileExistsError(
+                f"{target} holds other files ({strange[0]}), which would be lost; give a new folder"
+            )
     _warn_of_losses(kind, particles, target)
     with writing(target, overwrite=overwrite) as draft:
         for name, part in parts:
@@ -315,9 +328,11 @@ def detect_dialect(path: str | Path) -> str:
         raise FileNotFoundError(f"{source}: no such file")
     with source.open("rb") as file:
         head = file.read(65536)
-    if not head.strip():
-        raise ValueError(f"{source}: the file is empty")
     text, suffix = head.decode("utf-8", errors="replace").strip(), source.suffix.lower()
+    if not text:
+        if suffix in BARE:
+            return BARE[suffix]
+        raise ValueError(f"{source}: the file is empty")
     if head.startswith(b"IMOD"):
         return "imod"
     if suffix in {".star", ".cbox"} or re.search(r"^data_", text, re.MULTILINE):
@@ -387,6 +402,9 @@ def _read_file(path: Path, dialect: Dialect | None, given: Given) -> ParticleTab
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     table = _blaming(path, lambda: kind.read(path, given))
+    if not table.frames:  # nothing found, and the format names tomograms only in its rows
+        name = given.tomogram or path.stem
+        table = replace(table, frames={name: _blaming(path, lambda: given.frame(name))})
     _warn_of_strays(table, path)
     return replace(table, dialect=kind.name)
 
