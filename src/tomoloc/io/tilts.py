@@ -3,7 +3,8 @@
 All of them are brought to the geometry of `TiltSeries`, in which a point falls on the detector at
 x cos t + z sin t:
 
-* IMOD and SerialEM (.tlt, .rawtlt, .mdoc): angles as they are.
+* IMOD and SerialEM (.tlt, .rawtlt, .mdoc): angles as they are, which is right for the z of IMOD's
+  `tilt`. `trimvol -rx` reverses z, and nothing in the files tells (see docs/conventions.md).
 * RELION: `rlnTomoYTilt`, or the angle in a projection matrix Rz(axis) Ry(tilt) Rx.
 * Warp (.xml, .tomostar): its matrices put the point at x cos t - z sin t, so angles change sign.
 
