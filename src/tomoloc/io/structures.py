@@ -234,6 +234,8 @@ def _parse(path: Path) -> Any:
     import gemmi
 
     content = path.read_bytes()
+    if not content.strip():
+        raise ValueError(f"{path} is empty; expected a structure")
     form = gemmi.CoorFormat.Pdb if _ending(path) in (".pdb", ".ent") else gemmi.CoorFormat.Mmcif
     try:
         if content.startswith(b"\x1f\x8b"):  # gemmi would read a truncated archive without a word
