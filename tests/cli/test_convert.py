@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tomoloc.cli.main import main
-from tomoloc.io.tables import DIALECTS, read_table
+from tomoloc.io.tables import DIALECTS, read_table, write_particles
+from tomoloc.types import Particles
 
 GOLDEN = Path(__file__).parents[1] / "io" / "golden"
 SIZE = ["--tomogram-size", "100", "80", "40", "--voxel-spacing", "10"]
@@ -127,3 +128,16 @@ def test_losses_go_to_the_log(tmp_path, caplog):
     lost = "left out, as coords cannot hold it: labels; scores; poses; columns someColumn"
     assert lost in caplog.text
     assert "3 particles, tomoloc to coords" in caplog.text
+
+
+def test_folders_are_not_replaced(tmp_path, capsys):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "precious").write_text("x")
+    assert run(GOLDEN / "tomoloc.star", home, "--to", "csv", "--overwrite") == 2
+    assert "home is a folder; give the name of a file" in capsys.readouterr().err
+    two = Particles(position=np.ones((2, 3)), tomogram=["TS_01", "TS_02"])
+    write_particles(two, tmp_path / "two.csv", dialect="csv")
+    assert run(tmp_path / "two.csv", home, "--to", "imod", "--overwrite", *SIZE) == 2
+    assert "home holds other files (precious)" in capsys.readouterr().err
+    assert [path.name for path in home.iterdir()] == ["precious"]

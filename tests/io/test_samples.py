@@ -148,6 +148,16 @@ def test_existing_folders_are_kept_on_request(sample, tmp_path):
         write_sample(sample, tmp_path / "s", overwrite=False)
 
 
+def test_a_folder_with_other_things_is_not_replaced(sample, tmp_path):
+    folder = tmp_path / "made"
+    write_sample(sample, folder)
+    (folder / "picks").mkdir()
+    with pytest.raises(FileExistsError, match=r"no part of a sample \(picks\)"):
+        write_sample(sample, folder)
+    assert (folder / "picks").is_dir()
+    assert (folder / "tomogram.mrc").is_file()
+
+
 def test_what_is_no_sample_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no sample: it has no tomogram"):
         read_sample(tmp_path)

@@ -52,6 +52,7 @@ def simulate(
     show_list : bool
         List the shipped recipes and stop.
     """
+    from tomoloc.io.atomic import check_writable
     from tomoloc.io.samples import write_sample
     from tomoloc.progress import progress, show_progress
     from tomoloc.simulate.recipe import read_recipe, recipe_to_mapping, shipped_recipes
@@ -74,6 +75,7 @@ def simulate(
         if not overwrite
         and _is_finished(output / plan.name, recipe_to_mapping(plan), wanted=extras)
     }
+    check_writable(output)
     with show_progress(sys.stderr.isatty()):
         for plan in progress(plans, f"simulating {simulator.recipe.name}"):
             folder = output / plan.name

@@ -20,6 +20,11 @@ from tomoloc.types import Sample, TiltSeries, Volume
 
 __all__ = ["read_recipe_mapping", "read_sample", "write_sample"]
 
+FILES = {
+    "tomogram.mrc", "particles.star", "labels.mrc", "labels.json", "instances.mrc",
+    "tilt_series.star", "recipe.toml", "tilt_series.mrc", "tilt_angles.tlt", "density.mrc",
+}  # fmt: skip
+
 
 def write_sample(
     sample: Sample,
@@ -57,9 +62,16 @@ def write_sample(
     Raises
     ------
     OSError
-        If the folder exists and may not be replaced, or cannot be written. Nothing is left then.
+        If the folder exists and may not be replaced or holds something else, or cannot be
+        written. Nothing is left then.
     """
     folder = Path(folder)
+    strange = sorted({file.name for file in folder.iterdir()} - FILES) if folder.is_dir() else []
+    if strange:
+        raise FileExistsError(
+            f"{folder} holds what is no part of a sample ({strange[0]}) and would be lost; move it"
+            " or choose another folder"
+        )
     try:
         with writing(folder, overwrite=overwrite) as draft:
             draft.mkdir()

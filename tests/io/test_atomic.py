@@ -1,0 +1,68 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from tomoloc.io import atomic
+from tomoloc.io.atomic import check_writable, writing
+
+
+def test_replaces_a_file_when_all_is_written(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    with writing(path) as draft:
+        draft.write_text("first")
+        assert not path.exists()
+    with writing(path) as draft:
+        draft.write_text("second")
+        assert path.read_text() == "first"
+    assert path.read_text() == "second"
+    assert [file.name for file in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_what_was_there_stays_when_something_fails(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(OSError) as caught, writing(path) as draft:
+        draft.write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+    with pytest.raises(KeyboardInterrupt), writing(path) as draft:
+        draft.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_errors_name_the_file_and_not_its_draft(tmp_path):
+    path = tmp_path / "a.txt"
+    with pytest.raises(FileNotFoundError) as caught, writing(path) as draft:
+        (draft / "below").write_text("x")
+    assert caught.value.filename == str(path)
+
+
+def test_a_file_never_replaces_a_folder(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "precious").write_text("x")
+    with pytest.raises(IsADirectoryError, match="data is a folder; give the name of a file"):
+        with writing(tmp_path / "data") as draft:
+            draft.write_text("y")
+    assert (tmp_path / "data" / "precious").read_text() == "x"
+
+
+def test_where_nothing_can_be_written(tmp_path, monkeypatch):
+    check_writable(tmp_path / "new" / "folder")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "file", tmp_path / "file" / "sub"):
+        with pytest.raises(NotADirectoryError, match="file is a file, where a folder is needed"):
+            check_writable(path)
+    with pytest.raises(NotADirectoryError), writing(tmp_path / "file" / "a.txt"):
+        pass
+    # Root may write wherever the disk allows it, so permissions are not tried but pretended.
+    monkeypatch.setattr(atomic.os, "access", lambda *_: False)
+    with pytest.raises(PermissionError, match="may not be written to; choose another folder"):
+        check_writable(tmp_path / "new")
