@@ -137,7 +137,7 @@ def test_folders_are_not_replaced(tmp_path, capsys):
     assert run(GOLDEN / "tomoloc.star", home, "--to", "csv", "--overwrite") == 2
     assert "home is a folder; give the name of a file" in capsys.readouterr().err
     two = Particles(position=np.ones((2, 3)), tomogram=["TS_01", "TS_02"])
-    write_particles(two, tmp_path / "two.csv", dialect="csv")
+    write_particles(two, tmp_path / "two.csv", dialect="csv", voxel_spacing=10.0)
     assert run(tmp_path / "two.csv", home, "--to", "imod", "--overwrite", *SIZE) == 2
     assert "home holds other files (precious)" in capsys.readouterr().err
     assert [path.name for path in home.iterdir()] == ["precious"]

@@ -11,6 +11,12 @@ from tomoloc.io import atomic
 from tomoloc.io.atomic import check_writable, writing
 
 
+def fail(path, error):
+    with writing(path) as draft:
+        draft.write_text("half")
+        raise error
+
+
 def test_replaces_a_file_when_all_is_written(tmp_path):
     path = tmp_path / "new" / "a.txt"
     with writing(path) as draft:
@@ -26,13 +32,11 @@ def test_replaces_a_file_when_all_is_written(tmp_path):
 def test_what_was_there_stays_when_something_fails(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(OSError) as caught, writing(path) as draft:
-        draft.write_text("half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(OSError) as caught:
+        fail(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
-    with pytest.raises(KeyboardInterrupt), writing(path) as draft:
-        draft.write_text("half")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        fail(path, KeyboardInterrupt())
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -47,9 +51,9 @@ def test_errors_name_the_file_and_not_its_draft(tmp_path):
 def test_a_file_never_replaces_a_folder(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "precious").write_text("x")
-    with pytest.raises(IsADirectoryError, match="data is a folder; give the name of a file"):
-        with writing(tmp_path / "data") as draft:
-            draft.write_text("y")
+    complaint = "data is a folder; give the name of a file"
+    with pytest.raises(IsADirectoryError, match=complaint), writing(tmp_path / "data") as draft:
+        draft.write_text("y")
     assert (tmp_path / "data" / "precious").read_text() == "x"
 
 
