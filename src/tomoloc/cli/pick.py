@@ -6,25 +6,37 @@ The options of a method are the fields of its picker, their help the picker's do
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
-import tomllib
 import types
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, make_dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import MISSING, asdict, dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 from cyclopts import App, Parameter
 
+from tomoloc import __version__
+from tomoloc.cli.main import describe_error
+from tomoloc.cli.runs import is_done, peak_memory_gib, repeat_run
+from tomoloc.io.atomic import check_writable, writing
+from tomoloc.io.checks import check_tomogram
+from tomoloc.io.stored import WHAT_TO_DO, volume_name
 from tomoloc.pickers import PICKERS, load_picker
-from tomoloc.types import Particles, Structure, TiltSeries, Tomogram, Volume
+from tomoloc.pickers.correlation import resolve_device
+from tomoloc.pickers.pick import Picks
+from tomoloc.pickers.pick import pick as pick_particles
+from tomoloc.types import Structure, TiltSeries, Tomogram, Volume
 
-__all__ = ["expand_config", "pick"]
+__all__ = ["pick"]
 
 logger = logging.getLogger(__name__)
 
+POSITIVE = ("voxel_spacing", "min_distance", "max_particles")
 Flag = Annotated[bool, Parameter(negative="")]
 
 
@@ -76,7 +88,7 @@ class PickOptions:
 
 
 def _add_methods() -> App:
-    app = App(name="pick", help="Find particles in tomograms.")
+    app = App(name="pick", help="Find particles in tomograms.", config=repeat_run)
     for method in PICKERS:
         app.command(_command(method, load_picker(method)), name=method)
     return app
@@ -110,7 +122,7 @@ def _option_class(method: str, picker: type) -> type:
     entries = []
     for item in fields(picker):
         hint = hints[item.name]
-        if {Structure, Volume} & set(get_args(hint) or (hint,)):
+        if _is_template(hint):
             hint = str
         elif hint is bool:
             hint = Flag if not item.default else bool
@@ -129,44 +141,6 @@ def _holds_tuple(hint: Any) -> bool:
     return any(get_origin(part) is tuple for part in parts)
 
 
-def expand_config(words: Sequence[str]) -> list[str]:
-    """Fill in from `--config FILE` what the words after `pick` leave out.
-
-    Raises
-    ------
-    ValueError
-        If the file is not the record of a run.
-    """
-    words = list(words)
-    if "--config" not in words[:-1]:
-        return words
-    path = Path(words[words.index("--config") + 1])
-    try:
-        record = tomllib.loads(path.read_text("utf-8"))
-        method, parameters = record["method"]["name"], record["parameters"]
-        tomogram = record["inputs"]["tomogram"]
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError) as error:
-        raise ValueError(f"{path} is not the record of a run (.run.toml): {error!r}") from error
-    given = {word.split("=")[0] for word in words if word.startswith("-")}
-    if "-o" in given:
-        given.add("--output")
-    has_method = bool(words) and not words[0].startswith("-")
-    has_tomogram = has_method and len(words) > 1 and not words[1].startswith("-")
-    head = [] if has_method else [method]
-    start, rest = (words[:1], words[1:]) if has_method else ([], words)
-    filled = [*head, *start, *([] if has_tomogram else [tomogram]), *rest]
-    for name, value in parameters.items():
-        option = "--" + name.replace("_", "-")
-        if option in given or value is False:
-            continue
-        if value is True:
-            filled.append(option)
-        else:
-            values = value if isinstance(value, list) else [value]
-            filled += [option, *map(str, values)]
-    return filled
-
-
 def _run(
     method: str, picker_class: type, tomograms: list[Path], common: PickOptions, own: Any
 ) -> int:
@@ -174,36 +148,52 @@ def _run(
 
     if not tomograms:
         raise ValueError(f"pick {method} needs at least one tomogram")
-    if common.tilt_range is not None and common.tilt_file is not None:
-        raise ValueError("give --tilt-range or --tilt-file, not both")
     values = asdict(own)
-    hints = get_type_hints(picker_class)
-    for name, hint in hints.items():
-        if {Structure, Volume} & set(get_args(hint)) and values.get(name) is not None:
-            values[name] = _read_template(values[name])
-    picker = picker_class(**values)
-    parameters = _parameters(common, own)
-    common.output.mkdir(parents=True, exist_ok=True)
+    _check_options(common, {**asdict(common), **values})
     names = _output_names(tomograms)
+    templates = {name for name in values if _is_template(get_type_hints(picker_class)[name])}
+    parameters = _parameters({**asdict(common), **values}, files=templates)
+    for name in templates:
+        if values[name] is not None:
+            values[name] = _read_template(values[name], option=f"--{name.replace('_', '-')}")
+    picker = picker_class(**values)
+    check_writable(common.output)
     failures = []
     with show_progress(sys.stderr.isatty()):
         for path, name in zip(tomograms, names, strict=True):
             try:
-                table = common.output / f"{name}.star"
-                if not _is_done(table, parameters, overwrite=common.overwrite):
-                    _pick_one(path, name, method, picker, common, parameters)
-                sys.stdout.write(f"{table}\n")
-                sys.stdout.flush()
-            except (ValueError, OSError) as error:
+                table = _pick_one(path, name, method, picker, common, parameters)
+            except (ValueError, OSError, MemoryError) as error:
                 if len(tomograms) == 1:
                     raise
-                message = " ".join(str(error).split())
-                logger.error("%s failed: %s", path, message)
+                message = describe_error(error)
+                logger.error("%s", message if str(path) in message else f"{path}: {message}")
                 failures.append(path)
+            else:
+                sys.stdout.write(f"{table}\n")
+                sys.stdout.flush()
     if failures:
         listed = ", ".join(str(path) for path in failures)
         logger.error("%d of %d tomograms failed: %s", len(failures), len(tomograms), listed)
     return 1 if failures else 0
+
+
+def _check_options(common: PickOptions, values: Mapping[str, Any]) -> None:
+    """Refuse what no tomogram could be picked with, before the first one is read."""
+    for name, value in values.items():
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{option} needs a finite number; got {value}")
+        if name in POSITIVE and value is not None and value <= 0:
+            raise ValueError(f"{option} must be positive; got {value:g}")
+        if name == "seed" and value < 0:
+            raise ValueError(f"--seed must be 0 or more; got {value}")
+    if common.tilt_range is not None:
+        low, high = common.tilt_range
+        if common.tilt_file is not None:
+            raise ValueError("give --tilt-range or --tilt-file, not both")
+        if not -90 <= low < high <= 90:
+            raise ValueError(f"--tilt-range needs -90 <= LO < HI <= 90; got {low:g} {high:g}")
 
 
 def _pick_one(
@@ -213,25 +203,23 @@ def _pick_one(
     picker: Any,
     common: PickOptions,
     parameters: Mapping[str, Any],
-) -> None:
-    from tomoloc.io.checks import check_tomogram
-    from tomoloc.io.tables import Frame, write_particles
+) -> Path:
+    """Pick one tomogram unless that has been done; return the table's path."""
     from tomoloc.io.tomograms import read_tomogram, read_volume
-    from tomoloc.pickers.pick import pick as pick_particles
 
+    table, source = common.output / f"{name}.star", {"tomogram": str(path.resolve())}
+    if not common.overwrite and is_done(table, method=method, parameters=parameters, inputs=source):
+        return table
     start = time.perf_counter()
     tomogram = read_tomogram(path, voxel_spacing=common.voxel_spacing)
-    check_tomogram(tomogram)
-    tomogram = Tomogram(
-        data=tomogram.data,
-        voxel_spacing=tomogram.voxel_spacing,
-        origin=tomogram.origin,
-        name=name,
-        tilt_series=_tilt_series(path, common) or tomogram.tilt_series,
-    )
+    check_tomogram(replace(tomogram, name=str(path)))
+    series = _tilt_series(path, common) or tomogram.tilt_series
+    tomogram = replace(tomogram, name=name, tilt_series=series)
     mask = None
     if common.mask is not None:
         mask = read_volume(common.mask, voxel_spacing=tomogram.voxel_spacing)
+        if not mask.data.any():
+            raise ValueError(f"{common.mask} is zero everywhere: no place is left for particles")
     picks = pick_particles(
         tomogram,
         picker,
@@ -241,35 +229,73 @@ def _pick_one(
         max_particles=common.max_particles,
         mask=mask,
     )
-    frame = Frame(name=name, shape=tomogram.shape, voxel_spacing=tomogram.voxel_spacing)
-    _write_scores(picks.scores, common, name)
+    results = {
+        "threshold": [float(value) for value in picks.threshold],
+        "n_particles": len(picks.particles),
+        "diameter": float(picker.particle_diameter),
+        "device": resolve_device(picker.device),
+        "seconds": round(time.perf_counter() - start, 2),
+    }
+    peak = peak_memory_gib()
+    if peak is not None:
+        results["peak_memory_gib"] = round(peak, 3)
     record = {
-        "tomoloc": _provenance(method),
+        "tomoloc": {"version": __version__, "command": f"pick {method}", "format": 1},
         "method": {"name": method},
         "parameters": dict(parameters),
-        "inputs": _inputs(path, tomogram, picks.contrast),
-        "results": {
-            "threshold": [float(value) for value in picks.threshold],
-            "n_particles": len(picks.particles),
-            "diameter": float(picker.particle_diameter),
-            "device": _device(picker),
-            "seconds": round(time.perf_counter() - start, 2),
-            "peak_memory_gib": round(_peak_memory_gib(), 3),
-        },
+        "inputs": source | _inputs(tomogram, picks.contrast),
+        "results": results,
     }
-    _write_record(record, common.output / f"{name}.run.toml")
-    particles = _relative_to_first_voxel(picks.particles, tomogram)
-    write_particles(particles, common.output / f"{name}.star", frames={name: frame})
-    logger.info(
-        "%s: %d particles above %s in %.1f s",
-        name,
-        len(particles),
-        ", ".join(f"{value:.4g}" for value in picks.threshold),
-        record["results"]["seconds"],
-    )
+    _write(picks, record, tomogram, table=table, save_scores=common.save_scores)
+    thresholds = ", ".join(f"{value:.4g}" for value in picks.threshold)
+    message = "%s: %d particles above %s in %.1f s"
+    logger.info(message, name, results["n_particles"], thresholds, results["seconds"])
+    return table
 
 
-def _read_template(source: str) -> Structure | Volume:
+def _write(
+    picks: Picks,
+    record: Mapping[str, Any],
+    tomogram: Tomogram,
+    *,
+    table: Path,
+    save_scores: bool,
+) -> None:
+    """Write all of a tomogram's files, then put them in their places, the record last.
+
+    Where something fails, what an earlier run left is still there; where it is cut off between two
+    files, the record does not claim a table that it did not make.
+    """
+    import tomli_w
+
+    from tomoloc.io.tables import Frame, write_particles
+    from tomoloc.io.tomograms import write_volume
+
+    frame = Frame(tomogram.name, tomogram.shape, tomogram.voxel_spacing)
+    # Tables count from the centre of the tomogram's first voxel.
+    position = picks.particles.position - tomogram.origin
+    particles, scores = replace(picks.particles, position=position), picks.scores
+    with writing(table.with_suffix(".run.toml")) as draft, ExitStack() as drafts:
+        draft.write_text(tomli_w.dumps(record), "utf-8")
+        write_particles(particles, drafts.enter_context(writing(table)), frames={frame.name: frame})
+        for channel, label in enumerate(scores.labels if save_scores else ()):
+            middle = "" if len(scores.labels) == 1 else f".{label}"
+            file = table.with_name(f"{table.stem}{middle}.scores.mrc")
+            write_volume(
+                Volume(
+                    data=scores.data[channel],
+                    voxel_spacing=scores.voxel_spacing,
+                    origin=scores.origin,
+                ),
+                drafts.enter_context(writing(file)),
+            )
+
+
+def _is_template(hint: Any) -> bool:
+    return bool({Structure, Volume} & set(get_args(hint) or (hint,)))
+
+
+def _read_template(source: str, *, option: str) -> Structure | Volume:
     from tomoloc.io.structures import read_structure
 
     if source.startswith("builtin:"):
@@ -279,43 +305,43 @@ def _read_template(source: str) -> Structure | Volume:
         if not seed.isdigit():
             raise ValueError(f"built-in structures are builtin:SEED, a whole number; got {source}")
         return make_complex(int(seed))
-    return read_structure(source)
+    try:
+        found = read_structure(source)
+        if isinstance(found, Volume):
+            if min(found.shape) < 2:
+                raise ValueError(f"{source} is a single image; a density map is needed")
+            check_tomogram(replace(found, name=source))
+    except (ValueError, OSError) as error:
+        # Of the template the voxel size cannot be given, of the tomogram it can.
+        text = describe_error(error).replace(WHAT_TO_DO, "write it into the map's header")
+        raise ValueError(f"{option}: {text}") from error
+    return found
 
 
 def _tilt_series(path: Path, common: PickOptions) -> TiltSeries | None:
-    from tomoloc.io.tilts import read_tilt_series
+    from tomoloc.io.tilts import find_tilt_files, list_tilt_series, read_tilt_series
 
     if common.tilt_range is not None:
-        import numpy as np
-
         low, high = common.tilt_range
-        if not -90 <= low < high <= 90:
-            raise ValueError(f"--tilt-range needs -90 <= LO < HI <= 90; got {low:g} {high:g}")
         return TiltSeries(tilt_angles=np.linspace(low, high, max(2, round((high - low) / 3) + 1)))
-    beside = path.parent / "tilt_series.star"
-    if common.tilt_file is not None:
-        return read_tilt_series(common.tilt_file)
-    if beside.is_file():
-        logger.info("tilt angles, exposure and CTF from %s", beside)
-        return read_tilt_series(beside)
-    return None
-
-
-def _relative_to_first_voxel(particles: Particles, tomogram: Tomogram) -> Particles:
-    """Tables count from the centre of the tomogram's first voxel."""
-    from dataclasses import replace
-
-    return replace(particles, position=particles.position - tomogram.origin)
+    file = common.tilt_file
+    if file is None:
+        file = path.parent / "tilt_series.star"
+        if not file.is_file():
+            for beside in find_tilt_files(path)[:1]:
+                logger.info("%s lies beside it; --tilt-file %s uses it", beside.name, beside)
+            return None
+        logger.info("tilt angles, exposure and CTF from %s", file)
+    several = len(list_tilt_series(file)) > 1
+    return read_tilt_series(file, tomogram=volume_name(path) if several else None)
 
 
 def _output_names(tomograms: Sequence[Path]) -> list[str]:
     """Name tables after their tomograms, and after the folders where those are all alike."""
-    from tomoloc.io.stored import volume_name
-
     stems = [volume_name(path) for path in tomograms]
     counts = Counter(stems)
     names = [
-        stem if counts[stem] == 1 else Path(path).resolve().parent.name
+        stem if counts[stem] == 1 else path.resolve().parent.name
         for stem, path in zip(stems, tomograms, strict=True)
     ]
     twice = [name for name, count in Counter(names).items() if count > 1]
@@ -327,58 +353,22 @@ def _output_names(tomograms: Sequence[Path]) -> list[str]:
     return names
 
 
-def _parameters(common: PickOptions, own: Any) -> dict[str, Any]:
+def _parameters(values: Mapping[str, Any], *, files: Collection[str]) -> dict[str, Any]:
     """Collect what makes a run, as TOML can hold it, with paths that are valid anywhere."""
-    skipped = {"overwrite", "config", "output"}
-    values = {**asdict(common), **asdict(own)}
     found: dict[str, Any] = {}
     for name, value in values.items():
-        if value is None or name in skipped:
+        if value is None or name in {"overwrite", "config", "output"}:
             continue
-        if isinstance(value, Path) or (isinstance(value, str) and Path(value).is_file()):
+        if isinstance(value, Path) or (name in files and Path(value).exists()):
             found[name] = str(Path(value).resolve())
         else:
             found[name] = list(value) if isinstance(value, tuple) else value
     return found
 
 
-def _is_done(table: Path, parameters: Mapping[str, Any], *, overwrite: bool) -> bool:
-    """Tell whether a table is there and was made with the same parameters."""
-    if overwrite or not table.exists():
-        return False
-    record = table.with_suffix(".run.toml")
-    if record.is_file() and tomllib.loads(record.read_text("utf-8"))["parameters"] == parameters:
-        logger.info("%s is there already and was kept (--overwrite makes it anew)", table)
-        return True
-    raise ValueError(
-        f"{table} exists and was made with other parameters; choose another folder or give"
-        " --overwrite"
-    )
-
-
-def _write_scores(scores: Any, common: PickOptions, name: str) -> None:
-    from tomoloc.io.tomograms import write_volume
-
-    if not common.save_scores:
-        return
-    for channel, label in enumerate(scores.labels):
-        middle = "" if len(scores.labels) == 1 else f".{label}"
-        volume = Volume(
-            data=scores.data[channel], voxel_spacing=scores.voxel_spacing, origin=scores.origin
-        )
-        write_volume(volume, common.output / f"{name}{middle}.scores.mrc")
-
-
-def _provenance(method: str) -> dict[str, Any]:
-    from tomoloc import __version__
-
-    return {"version": __version__, "command": f"pick {method}", "format": 1}
-
-
-def _inputs(path: Path, tomogram: Tomogram, contrast: str) -> dict[str, Any]:
+def _inputs(tomogram: Tomogram, contrast: str) -> dict[str, Any]:
     series = tomogram.tilt_series
     inputs: dict[str, Any] = {
-        "tomogram": str(path.resolve()),
         "size": list(tomogram.shape[::-1]),
         "voxel_spacing": tomogram.voxel_spacing,
         "contrast": contrast,
@@ -388,28 +378,6 @@ def _inputs(path: Path, tomogram: Tomogram, contrast: str) -> dict[str, Any]:
         inputs["ctf_known"] = series.ctf is not None
         inputs["exposure_known"] = series.dose_e_per_a2 is not None
     return inputs
-
-
-def _device(picker: Any) -> str:
-    from tomoloc.pickers.correlation import resolve_device
-
-    return resolve_device(picker.device)
-
-
-def _peak_memory_gib() -> float:
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)
-
-
-def _write_record(record: Mapping[str, Any], path: Path) -> None:
-    import tomli_w
-
-    from tomoloc.io.atomic import writing
-
-    with writing(path) as draft:
-        draft.write_text(tomli_w.dumps(record), "utf-8")
 
 
 pick = _add_methods()
