@@ -462,3 +462,9 @@ def test_real_spacings_and_bytes(shared):
         warnings.simplefilter("ignore")
         with mrcfile.open(shared / "maps/hsp60.mrc") as mrc:
             np.testing.assert_array_equal(read_volume(shared / "maps/hsp60.mrc").data, mrc.data)
+
+
+def test_a_sample_is_told_from_a_volume(tmp_path):
+    (tmp_path / "tomogram.mrc").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"is a sample, not a volume; give .*tomogram\.mrc"):
+        open_volume(tmp_path)

@@ -163,6 +163,8 @@ def open_volume(
         raise ValueError(f"expected a local file or folder; got {path}: download it first")
     if not path.exists():
         raise FileNotFoundError(f"no such file or folder: {path}")
+    if (path / "tomogram.mrc").is_file():
+        raise ValueError(f"{path} is a sample, not a volume; give {path / 'tomogram.mrc'}")
     if path.is_dir():
         from tomoloc.io.omezarr import read_omezarr
 
