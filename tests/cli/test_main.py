@@ -33,7 +33,10 @@ def recipe(tmp_path):
     return path
 
 
-def test_help_lists_the_verbs_in_the_order_of_work(capsys):
+@pytest.mark.parametrize("before", [[], ["demo", "--help"], ["pick", "--help"]], ids=str)
+def test_help_lists_the_verbs_in_the_order_of_work(before, capsys):
+    main(before)
+    capsys.readouterr()
     assert main(["--help"]) == 0
     lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
     shown = [line.split(None, 1) for line in lines if line.split(" ")[0] in VERBS]

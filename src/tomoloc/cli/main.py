@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from cyclopts import App, CoercionError, CycloptsError, MissingArgumentError, UnusedCliTokensError
 
@@ -54,10 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _set_up_log()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words and words[0] in VERBS:
-        app[words[0]].help = None  # that line is for the list; the verb has its docstring
     try:
-        result = app(words, exit_on_error=False, print_error=False, result_action="return_value")
+        with _help_of(words[0] if words else ""):
+            result = app(
+                words, exit_on_error=False, print_error=False, result_action="return_value"
+            )
         sys.stdout.flush()
     except CycloptsError as error:
         return _complain(_wrong_use(error))
@@ -71,6 +73,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _complain(describe_error(error))
     return result if isinstance(result, int) else 0
+
+
+@contextmanager
+def _help_of(verb: str) -> Iterator[None]:
+    """Let a verb's own help be its docstring; the line in `VERBS` is for the list of verbs."""
+    command = app[verb] if verb in VERBS else None
+    if command is None or command.default_command is None:
+        yield
+        return
+    command.help = None
+    try:
+        yield
+    finally:
+        command.help = VERBS[verb]
 
 
 def describe_error(error: Exception) -> str:
