@@ -113,7 +113,7 @@ CASES = [
     ),
     (
         PICK.format("good.mrc").replace("builtin:58", "builtin:4"),
-        "the template's diameter of 276 Å is larger than the tomogram",
+        "a particle of 276 Å is larger than the tomogram",
     ),
     # masks and tilts
     (

@@ -103,6 +103,17 @@ def test_decoy_has_the_template_spectrum_shape_and_symmetry() -> None:
     assert np.corrcoef(unlike.ravel(), decoy.ravel())[0, 1] < 0.5
 
 
+def test_decoy_of_a_hollow_sphere_is_round_and_different() -> None:
+    radius = np.linalg.norm(np.indices((47, 47, 47)) - 23, axis=0)
+    density = np.exp(-((radius - 12) ** 2) / 6).astype(np.float32)
+    decoy = _make_decoy(density, symmetry="C1", seed=1)
+    amplitude = [np.abs(np.fft.rfftn(data)) for data in (density, decoy)]
+    np.testing.assert_allclose(amplitude[1], amplitude[0], atol=1e-3 * amplitude[0].max())
+    # As round as the template, but not like it: half the power has the other sign.
+    assert np.abs(np.corrcoef(density.ravel(), decoy.ravel())[0, 1]) < 0.3
+    np.testing.assert_allclose(decoy, decoy.transpose(1, 2, 0), atol=1e-3 * decoy.max())
+
+
 def test_seed_decides(planted, lobes) -> None:
     tomogram, _ = planted
     scores = [

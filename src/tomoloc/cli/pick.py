@@ -230,7 +230,7 @@ def _pick_one(
         mask=mask,
     )
     results = {
-        "threshold": [float(value) for value in picks.threshold],
+        "threshold": _threshold(picks),
         "n_particles": len(picks.particles),
         "diameter": float(picker.particle_diameter),
         "device": resolve_device(picker.device),
@@ -364,6 +364,12 @@ def _parameters(values: Mapping[str, Any], *, files: Collection[str]) -> dict[st
         else:
             found[name] = list(value) if isinstance(value, tuple) else value
     return found
+
+
+def _threshold(picks: Picks) -> float | dict[str, float]:
+    """State one threshold as a number, several by label."""
+    values = dict(zip(picks.scores.labels, map(float, picks.threshold), strict=True))
+    return next(iter(values.values())) if len(values) == 1 else values
 
 
 def _inputs(tomogram: Tomogram, contrast: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -100,6 +100,12 @@ def pick(
         raise ValueError(
             f"the mask has {sizes[0]} voxels, the tomogram {sizes[1]} (x y z); they must agree"
         )
+    if picker.particle_diameter > tomogram.extent.min():
+        sides = " x ".join(f"{n:.0f}" for n in tomogram.extent)
+        raise ValueError(
+            f"a particle of {picker.particle_diameter:.0f} Å is larger than the tomogram"
+            f" ({sides} Å): check --voxel-spacing and what to look for, or give --diameter"
+        )
     sign = _contrast(tomogram, contrast)
     data = np.asarray(tomogram.data, dtype=np.float32)
     bright = tomogram.with_data(-data if sign == "dark" else data)
@@ -108,7 +114,11 @@ def pick(
         logger.info("rescaling from %.4g to %.4g Å voxels", tomogram.voxel_spacing, spacing)
         bright = rescale(bright, spacing)
     scores = picker.score(bright)
-    region = None if mask is None else _onto_grid(mask, scores)
+    region = None
+    if mask is not None:
+        # Mask files seldom state an origin: a mask of the tomogram's size lies on its grid.
+        placed = replace(mask, origin=tomogram.origin, voxel_spacing=tomogram.voxel_spacing)
+        region = _onto_grid(placed, scores)
     distance = picker.particle_diameter / 2 if min_distance is None else min_distance
     if threshold is None:
         threshold = picker.threshold(scores, min_distance=distance, mask=region)

@@ -39,6 +39,8 @@ __all__ = ["TemplatePicker"]
 _ROOM = 6
 """Voxels added around the mask, so that filters do not wrap around the box."""
 _DECOY_ROUNDS = 10
+_MOSTLY_ROUND = 0.5
+_FINEST_WITHOUT_CTF = 30.0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -66,7 +68,8 @@ class TemplatePicker:
     angular_step : float
         Angle between neighbouring orientations.
     low_pass : float, optional
-        Finest resolution used, in angstrom; two voxels by default.
+        Finest resolution used, in angstrom; by default two voxels, but not below 30 Å where the
+        tilt series does not state its CTF, as contrast may be inverted beyond.
     symmetry : str
         Point group of the template: C1, C2, ..., D2, ..., T, O or I, its main axis along z.
     diameter : float, optional
@@ -147,7 +150,8 @@ class TemplatePicker:
         Returns
         -------
         ScoreMap
-            Correlation with the template less that with the decoy, each at its best orientation.
+            Correlation with the template less that with the decoy, each at its best orientation,
+            less the median of that difference.
 
         Raises
         ------
@@ -162,11 +166,7 @@ class TemplatePicker:
         mask_diameter = self.particle_diameter / spacing + 2
         size = 2 * int(np.ceil(mask_diameter / 2)) + 1 + _ROOM
         if self.particle_diameter > tomogram.extent.min():
-            raise ValueError(
-                f"the template's diameter of {self.particle_diameter:.0f} Å is larger than the"
-                f" tomogram ({' x '.join(f'{n:.0f}' for n in tomogram.extent)} Å); check"
-                " --voxel-spacing and --template, or give --diameter"
-            )
+            raise ValueError("the template is larger than the tomogram")
         data, filter_of = self._filter(tomogram)
         frequency = radial_frequency((size,) * 3, spacing)
         weights = tilt_weights(
@@ -192,8 +192,12 @@ class TemplatePicker:
             rotations,
             device=resolve_device(self.device),
         )
+        better = score - rival
+        # The more a reference varies with direction, the higher the best of many orientations is
+        # in mere noise: the hollow sphere of ferritin stays below its decoy everywhere.
+        better -= np.median(better)
         return ScoreMap(
-            data=(score - rival)[None],
+            data=better[None],
             voxel_spacing=spacing,
             origin=tomogram.origin,
             name=tomogram.name,
@@ -236,7 +240,10 @@ class TemplatePicker:
     def _filter(self, tomogram: Tomogram):  # type: ignore[no-untyped-def]  # noqa: ANN202
         """Whiten and band-limit a tomogram; also return the filter as a function of frequency."""
         spacing = tomogram.voxel_spacing
-        low_pass = max(self.low_pass or 0.0, 2 * spacing)
+        series = tomogram.tilt_series
+        blind = self.ctf_correction == "none" and (series is None or series.ctf is None)
+        finest = _FINEST_WITHOUT_CTF if blind else 0.0
+        low_pass = max(self.low_pass or finest, 2 * spacing)
         shells, power = radial_spectrum(tomogram.data, voxel_spacing=spacing)
         # Shells without power (an empty tomogram, a filtered one) must not be blown up.
         floor = power[1:].max() * 1e-6 or 1.0
@@ -283,12 +290,17 @@ def _map_diameter(volume: Volume) -> float:
 
 
 def _make_decoy(density: NDArray[np.float32], *, symmetry: str, seed: int) -> NDArray[np.float32]:
-    """Make a random density with a template's shape, symmetry and amplitude spectrum.
+    """Make a density that is like a template in all but its structure.
 
-    White noise, averaged over the point group, is made to fulfil both in turn: in Fourier space
-    the amplitudes, in real space the envelope. Without the envelope a decoy is a cloud that fills
-    its box, which other proteins resemble less than they resemble the template.
+    White noise, averaged over the point group, is made to fulfil two conditions in turn: in
+    Fourier space the template's amplitudes, in real space its envelope. Without the envelope a
+    decoy is a cloud that fills its box, which other proteins resemble less than they resemble the
+    template. A template that is much the same in all directions, such as ferritin, has hardly any
+    orientations to choose from in noise, so its decoy must be as round: see `_flip_shells`.
     """
+    flipped, roundness = _flip_shells(density)
+    if roundness > _MOSTLY_ROUND:
+        return flipped
     smooth = ndimage.gaussian_filter(density, OVERSAMPLING)
     solid = ndimage.binary_dilation(smooth > 0.15 * smooth.max(), iterations=OVERSAMPLING)
     envelope = ndimage.gaussian_filter(solid.astype(np.float32), 1)
@@ -300,6 +312,29 @@ def _make_decoy(density: NDArray[np.float32], *, symmetry: str, seed: int) -> ND
         spectrum *= amplitude / np.maximum(np.abs(spectrum), 1e-20)
         decoy = fft.irfftn(spectrum, s=density.shape, workers=-1) * envelope
     return decoy.astype(np.float32)
+
+
+def _flip_shells(density: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+    """Change the sign of shells of frequency that hold half of a density's power.
+
+    Also return how much of the power, shell by shell and on average, is the same in all
+    directions: 1 for a sphere.
+    """
+    size = density.shape[0]
+    spectrum = fft.rfftn(fft.ifftshift(density), workers=-1)  # real for a sphere
+    number = np.rint(radial_frequency(density.shape, 1.0) * size).astype(int)
+    count = np.bincount(number.ravel())
+    power = np.bincount(number.ravel(), np.abs(spectrum.ravel()) ** 2)
+    even = np.bincount(number.ravel(), spectrum.real.ravel()) ** 2 / count
+    useful = slice(1, size // (2 * OVERSAMPLING))  # up to the tomogram's Nyquist frequency
+    roundness = float(np.mean(even[useful] / np.maximum(power[useful], 1e-30)))
+    signs = np.ones(len(power))
+    balance = 0.0
+    for shell in np.argsort(-power):
+        signs[shell] = -1.0 if balance > 0 else 1.0
+        balance += signs[shell] * power[shell]
+    flipped = fft.irfftn(spectrum * signs[number], s=density.shape, workers=-1)
+    return fft.fftshift(flipped).astype(np.float32), roundness
 
 
 def _symmetrise(density: NDArray[np.float32], symmetry: str) -> NDArray[np.float32]:
