@@ -213,7 +213,7 @@ def test_mask_and_number_and_threshold(run, alone, tmp_path):
     limit = float(everything.score[3]) + 1e-5
     assert run(*words, "-o", tmp_path / "sure", "--threshold", limit)[0] == 0
     assert len(read_table(tmp_path / "sure" / "TS_1.star").particles) == 3
-    assert record(tmp_path / "sure" / "TS_1.star")["results"]["threshold"] == [limit]
+    assert record(tmp_path / "sure" / "TS_1.star")["results"]["threshold"] == limit
 
 
 def test_tilt_angles_come_from_a_range_or_a_file_or_a_file_beside(run, alone, samples, tmp_path):
