@@ -17,7 +17,8 @@ test: install-dev
 	$(BIN)/pytest -n 2 --dist loadfile
 
 bench: install-dev
-	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	failed=0; for script in benchmarks/*.py; do \
+	  echo "== $$script"; $(BIN)/python $$script || failed=1; done; exit $$failed
 
 install: .venv/installed
 install-dev: .venv/installed-dev

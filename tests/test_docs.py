@@ -8,12 +8,13 @@ import runpy
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
 
 from tomoloc.cli.main import app
+from tomoloc.cli.pick import PickOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -120,8 +121,10 @@ def documented_commands() -> list[object]:
 @pytest.mark.parametrize("line", documented_commands())
 def test_commands_and_options_exist(line):
     words = shlex.split(line, comments=True)[1:]
-    if "--config" in words:  # what it fills in comes from a file that is not here
-        words += ["--template", "x.mrc"]
+    if "--config" in words:  # the file is not here: check that there is such an option
+        place = words.index("--config")
+        words = [*words[:place], *words[place + 2 :], "--template", "x.mrc"]
+        assert "config" in (field.name for field in fields(PickOptions))
     if "--help" in words or "--version" in words:
         return
     app.parse_args(words, exit_on_error=False, print_error=False)

@@ -129,6 +129,8 @@ def test_low_pass_and_step_set_the_working_spacing(lobes) -> None:
     assert coarse.working_spacing(10.0) == 10.0
     assert coarse.working_spacing(2.0) > 5
     assert TemplatePicker(template=lobes, low_pass=40).working_spacing(4.0) == 16
+    with pytest.raises(ValueError, match="coarser than the template"):
+        TemplatePicker(template=lobes, low_pass=400).working_spacing(4.0)
 
 
 @pytest.mark.parametrize(
@@ -180,3 +182,14 @@ def test_ctf_correction_is_as_stated(correction: str) -> None:
     # Flipped phases and restored amplitudes differ little in what a template sees.
     assert best[correction] > 0.9 * max(best.values())
     assert (max(best, key=best.get) == "none") == (correction == "none")
+
+
+def test_band_is_coarser_where_the_ctf_is_unknown(planted, lobes) -> None:
+    tomogram = bright(planted[0])
+    blind = replace(tomogram, tilt_series=replace(tomogram.tilt_series, ctf=None))
+    default, coarse, fine = (
+        TemplatePicker(template=lobes, angular_step=90, low_pass=low_pass).score(blind).data
+        for low_pass in (None, 30, 20)
+    )
+    np.testing.assert_array_equal(default, coarse)
+    assert not np.allclose(default, fine)

@@ -133,9 +133,20 @@ class TemplatePicker:
         return _map_diameter(self.template)
 
     def working_spacing(self, voxel_spacing: float) -> float:
-        """Return the spacing to search at: no finer than orientations are told apart."""
+        """Return the spacing to search at: no finer than orientations are told apart.
+
+        Raises
+        ------
+        ValueError
+            If `low_pass` leaves nothing of the template.
+        """
         useful = self.particle_diameter * np.deg2rad(self.angular_step) / 8
         if self.low_pass is not None:
+            if self.low_pass > self.particle_diameter:
+                raise ValueError(
+                    f"low_pass is {self.low_pass:g} Å, coarser than the template itself"
+                    f" ({self.particle_diameter:.0f} Å); give a finer resolution"
+                )
             useful = max(useful, self.low_pass / 2.5)
         return float(useful) if voxel_spacing < 0.7 * useful else voxel_spacing
 
