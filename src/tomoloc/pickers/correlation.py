@@ -188,7 +188,9 @@ def _correlation(
     spectrum: torch.Tensor, kernel: torch.Tensor, padded: tuple[int, ...], shape: tuple[int, ...]
 ) -> torch.Tensor:
     """Correlate what `_spectrum` gives with a kernel; keep the unpadded part."""
-    return _backward(_forward(kernel, padded).conj_physical_().mul_(spectrum), padded, shape)
+    # Turning the small kernel around in space spares conjugating its large transform.
+    reversed_kernel = kernel.flip((0, 1, 2))
+    return _backward(_forward(reversed_kernel, padded).mul_(spectrum), padded, shape)
 
 
 def _local_deviation(
@@ -203,13 +205,13 @@ def _local_deviation(
 
 
 def _spectrum(data: torch.Tensor, padded: tuple[int, ...], half: int) -> torch.Tensor:
-    """Transform data moved by `half`: a kernel counts from its corner, a place is its middle."""
+    """Transform data moved back by `half`: kernels count from a corner, places from the middle."""
     import torch
 
     spectrum = _forward(data, padded)
     for axis, n in enumerate(padded):
         frequency = fft.rfftfreq(n) if axis == 2 else fft.fftfreq(n)
-        ramp = np.exp(-2j * np.pi * half * frequency).astype(np.complex64)
+        ramp = np.exp(2j * np.pi * half * frequency).astype(np.complex64)
         place = [1, 1, 1]
         place[axis] = -1
         spectrum *= torch.as_tensor(ramp.reshape(place), device=data.device)
