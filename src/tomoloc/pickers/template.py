@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -51,12 +52,13 @@ class TemplatePicker:
     tomogram (missing wedge, and CTF and dose where they are known), and correlated locally [1]_;
     both are whitened by the tomogram's radial power spectrum. A decoy, a random density of the
     template's shape, symmetry and amplitude spectrum, is searched alike, and its score is
-    subtracted: 0 is no better than the decoy. As neither fits the background better than the
-    other, the scores of the background are symmetric about 0, and how far they go below tells how
-    far they go above: `threshold` follows from that without any model of the background, as
-    target-decoy competition does in proteomics [2]_.
+    subtracted, as is the median of the difference. As neither fits noise better than the other,
+    the scores of noise are about symmetric, and how far they go below 0 tells how far they go
+    above: `threshold` follows from that without any model of the noise, as target-decoy
+    competition does in proteomics [2]_.
 
-    It fails where another structure is as much like the template as the particles are.
+    Other molecules may resemble the template more than the decoy. They are told apart only where
+    their scores form a group of their own, or by a finer angular step.
 
     Parameters
     ----------
@@ -248,7 +250,7 @@ class TemplatePicker:
         peaks = find_peaks(scores, threshold=noise, min_distance=min_distance, mask=mask)
         return np.array([separate_scores(np.asarray(peaks.score), lower=float(noise[0]))])
 
-    def _filter(self, tomogram: Tomogram):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def _filter(self, tomogram: Tomogram) -> tuple[FloatArray, Callable[[FloatArray], FloatArray]]:
         """Whiten and band-limit a tomogram; also return the filter as a function of frequency."""
         spacing = tomogram.voxel_spacing
         series = tomogram.tilt_series
@@ -261,7 +263,7 @@ class TemplatePicker:
         gain = 1 / np.sqrt(np.maximum(power, floor))
         gain[0] = gain[1]
 
-        def weights(frequency: NDArray[np.floating]) -> NDArray[np.float32]:
+        def weights(frequency: FloatArray) -> FloatArray:
             band = band_pass_weights(frequency, low_pass=low_pass)
             return band * np.interp(frequency, shells, gain) if self.whiten else band
 
