@@ -22,8 +22,9 @@ import numba
 import numpy as np
 
 from tomoloc.simulate import scene as stages
-from tomoloc.simulate.recipe import Microscope, Recipe, Species, Specimen
+from tomoloc.simulate.recipe import Recipe
 from tomoloc.simulate.scene import Simulator
+from tomoloc.simulate.settings import Microscope, Species, Specimen
 
 GOAL_SECONDS = 3.0
 RECIPE = Recipe(

@@ -42,8 +42,9 @@ from tomoloc.pickers.correlation import (
     correlate,
     spherical_mask,
 )
-from tomoloc.simulate.recipe import BuiltIn, Microscope, Recipe, Species, Specimen
+from tomoloc.simulate.recipe import Recipe
 from tomoloc.simulate.scene import Simulator, load_structure
+from tomoloc.simulate.settings import BuiltIn, Microscope, Species, Specimen
 from tomoloc.types import Particles, ScoreMap, Structure
 
 PYTME = "pytme==0.3.6"

@@ -443,6 +443,11 @@ class Structure:
         Label of the structure's particles.
     symmetry : str
         Point group about the centre of mass, such as "C1", "D7" or "O".
+    chain : array_like of str, shape (n,), optional
+        Chain that each atom belongs to.
+    is_node : array_like of bool, shape (n,), optional
+        Atoms that stand for their residue in an elastic network: CA of protein, P of nucleic
+        acid.
     """
 
     position: FloatArray
@@ -450,6 +455,8 @@ class Structure:
     weight: FloatArray | None = None
     name: str = ""
     symmetry: str = "C1"
+    chain: NDArray[np.str_] | None = None
+    is_node: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         position = np.asarray(self.position, dtype=float)
@@ -461,6 +468,10 @@ class Structure:
         if number.shape != (n,) or weight.shape != (n,):
             raise ValueError(f"atomic_number and weight must have one entry for each of {n} atoms")
         _set(self, position=position, atomic_number=number, weight=weight)
+        for name in ("chain", "is_node"):
+            value = getattr(self, name)
+            if value is not None and np.shape(value) != (n,):
+                raise ValueError(f"{name} must have one entry for each of {n} atoms")
 
     @property
     def center(self) -> FloatArray:
@@ -493,7 +504,18 @@ class Sample:
     legend : mapping of int to str
         Name of each value in `labels`.
     instances : Volume of int, optional
-        Row of `particles` plus one at each voxel; 0 is background.
+        Row of `particles` plus one at each voxel; membranes, filaments and the rest have the
+        numbers that follow; 0 is background.
+    membranes : Particles, optional
+        Points on the middle of bilayers, `rotation` taking z to the outward normal;
+        tomolocInstance in `extra` tells which bilayer.
+    filaments : Particles, optional
+        One entry for each subunit: its point on the centreline, `rotation` taking z to the
+        tangent and x to the subunit; tomolocInstance in `extra` tells which filament.
+    halves : tuple of Tomogram
+        Two with independent noise, or none.
+    summary : mapping
+        What else is true of the sample, in the words of JSON.
     scene : object, optional
         What the simulator drew: rendering it again gives this sample.
     density : Volume, optional
@@ -505,6 +527,10 @@ class Sample:
     labels: Volume | None = None
     legend: Mapping[int, str] = field(default_factory=dict)
     instances: Volume | None = None
+    membranes: Particles | None = None
+    filaments: Particles | None = None
+    halves: tuple[Tomogram, ...] = ()
+    summary: Mapping[str, Any] = field(default_factory=dict)
     scene: object | None = None
     density: Volume | None = None
 

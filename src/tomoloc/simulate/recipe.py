@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from tomoloc.types import FloatArray
+from tomoloc.simulate.settings import (
+    BuiltIn,
+    Carbon,
+    Choice,
+    Contamination,
+    Filaments,
+    Gold,
+    Membranes,
+    Microscope,
+    Part,
+    Range,
+    Reconstruction,
+    Species,
+    Specimen,
+)
 
 __all__ = [
-    "BuiltIn",
-    "Microscope",
-    "Range",
     "Recipe",
-    "Species",
-    "Specimen",
     "read_recipe",
     "recipe_from_mapping",
     "recipe_to_mapping",
@@ -29,158 +38,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-
-@dataclass(frozen=True)
-class Range:
-    """Numbers to draw from, evenly: ``[low, high]`` in TOML."""
-
-    low: float
-    high: float
-
-    def __post_init__(self) -> None:
-        if not (np.isfinite([self.low, self.high]).all() and self.low <= self.high):
-            raise ValueError(f"a range needs [low, high]; got [{self.low}, {self.high}]")
-
-
-Number = float | Range
-
-
-# Marks the numbers that a recipe may also give as a range, and those that count something.
-_DRAWN = {"drawn": True, "whole": False}
-_COUNTED = {"drawn": True, "whole": True}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Specimen:
-    """The block of ice that is imaged.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Voxels along z, y and x.
-    voxel_spacing : float
-    thickness : float or Range, optional
-        Of the ice along z; that of the block by default.
-    clearance : float
-        Least distance between particles.
-    border : {"inside", "cut"}
-        Whether particles lie wholly inside along x and y, or only their centres must.
-    """
-
-    shape: tuple[int, int, int]
-    voxel_spacing: float = 10.0
-    thickness: Number | None = field(default=None, metadata=_DRAWN)
-    clearance: float = 10.0
-    border: Literal["inside", "cut"] = "inside"
-
-    def __post_init__(self) -> None:
-        shape = tuple(self.shape)
-        if len(shape) != 3 or not all(isinstance(n, int) and n >= 8 for n in shape):
-            raise ValueError(f"shape must be three whole numbers z, y, x from 8 on; got {shape}")
-        object.__setattr__(self, "shape", shape)
-        _check_positive(self, "voxel_spacing", "thickness")
-        if self.clearance < 0:
-            raise ValueError(f"clearance must not be negative; got {self.clearance}")
-        if self.border not in {"inside", "cut"}:
-            raise ValueError(f"border must be 'inside' or 'cut'; got {self.border!r}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Microscope:
-    """How the tilt series is taken and reconstructed.
-
-    Parameters
-    ----------
-    tilt_min, tilt_max, tilt_step : float or Range
-        In degrees; taken in dose-symmetric order.
-    dose_e_per_a2 : float or Range
-        Of the whole series.
-    defocus_um : float or Range
-        Underfocus is positive.
-    voltage_kv, spherical_aberration_mm : float
-    amplitude_contrast, phase_shift : float or Range
-        A fraction, and degrees of a phase plate.
-    """
-
-    tilt_min: Number = field(default=-60.0, metadata=_DRAWN)
-    tilt_max: Number = field(default=60.0, metadata=_DRAWN)
-    tilt_step: Number = field(default=3.0, metadata=_DRAWN)
-    dose_e_per_a2: Number = field(default=120.0, metadata=_DRAWN)
-    defocus_um: Number = field(default=3.5, metadata=_DRAWN)
-    voltage_kv: float = 300.0
-    spherical_aberration_mm: float = 2.7
-    amplitude_contrast: Number = field(default=0.07, metadata=_DRAWN)
-    phase_shift: Number = field(default=0.0, metadata=_DRAWN)
-
-    def __post_init__(self) -> None:
-        _check_positive(self, "tilt_step", "dose_e_per_a2", "voltage_kv")
-        for name in ("tilt_min", "tilt_max"):
-            low, high = _bounds(getattr(self, name))
-            if not -85 <= low <= high <= 85:
-                raise ValueError(f"{name} must be from -85 to 85 degrees; got {low:g} to {high:g}")
-        if _bounds(self.tilt_min)[1] > _bounds(self.tilt_max)[0]:
-            raise ValueError("tilt_min must not exceed tilt_max")
-
-    @property
-    def tilt_angles(self) -> FloatArray:
-        """Angles of a resolved recipe, sorted."""
-        low, high, step = (_bounds(v)[0] for v in (self.tilt_min, self.tilt_max, self.tilt_step))
-        return low + step * np.arange(int((high - low) / step + 1e-9) + 1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuiltIn:
-    """A random complex: the arguments of `tomoloc.simulate.structures.make_complex`."""
-
-    seed: Number = field(metadata=_COUNTED)
-    mass_kda: Number | None = field(default=None, metadata=_DRAWN)
-    symmetry: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Species:
-    """One kind of particle.
-
-    Parameters
-    ----------
-    structure : str or BuiltIn
-        A file (.pdb, .cif, .mrc and their kin), relative to the recipe's own folder; "pdb:1bxn";
-        "builtin:7"; or a table with the seed, mass_kda and symmetry of a built-in complex.
-    count : float or Range
-        How many to place.
-    label : str
-        By default the name of the structure. Species may share one.
-    mass_kda : float, optional
-        Of the molecule in a density map, whose units are arbitrary (`normalize_map`).
-    assembly : bool
-        Whether to build the first biological assembly that a structure file states.
-    """
-
-    structure: str | BuiltIn
-    count: Number = field(metadata=_COUNTED)
-    label: str = ""
-    mass_kda: float | None = None
-    assembly: bool = False
-
-    def __post_init__(self) -> None:
-        structure = self.structure
-        if isinstance(structure, str) and structure.startswith("builtin:"):
-            number = structure.removeprefix("builtin:")
-            if not number.isdigit():
-                raise ValueError(f"a built-in structure is builtin:SEED; got {structure!r}")
-            object.__setattr__(self, "structure", BuiltIn(seed=int(number)))
-        if not self.label:
-            object.__setattr__(self, "label", self._default_label())
-        if _bounds(self.count)[0] < 0:
-            raise ValueError(f"count must not be negative; got {self.count}")
-        if self.mass_kda is not None:
-            _check_positive(self, "mass_kda")
-
-    def _default_label(self) -> str:
-        if isinstance(self.structure, BuiltIn):
-            seed = self.structure.seed
-            return "complex" if isinstance(seed, Range) else f"complex-{seed:.0f}"
-        return Path(self.structure.removeprefix("pdb:")).name.split(".")[0]
+_STRUCTURE_ENDINGS = (".pdb", ".ent", ".cif", ".mmcif", ".mrc", ".map", ".rec")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +54,12 @@ class Recipe:
         Of a resolved recipe, which gives its one sample again.
     specimen : Specimen
     microscope : Microscope
+    reconstruction : Reconstruction
+    gold : Gold, optional
+    carbon : Carbon, optional
+    contamination : Contamination, optional
+    membranes : tuple of Membranes
+    filaments : tuple of Filaments
     species : tuple of Species
     """
 
@@ -204,18 +68,55 @@ class Recipe:
     seed: int | None = None
     specimen: Specimen
     microscope: Microscope = field(default_factory=Microscope)
+    reconstruction: Reconstruction = field(default_factory=Reconstruction)
+    gold: Gold | None = None
+    carbon: Carbon | None = None
+    contamination: Contamination | None = None
+    membranes: tuple[Membranes, ...] = ()
+    filaments: tuple[Filaments, ...] = ()
     species: tuple[Species, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name:
             raise ValueError(f"name must be a file name; got {self.name!r}")
-        object.__setattr__(self, "species", tuple(self.species))
+        for name in ("membranes", "filaments", "species"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        known = {item.label for item in self.membranes}
+        for species in self.species:
+            if species.membrane and species.membrane not in known:
+                raise ValueError(
+                    f"species {species.name} lives at membrane {species.membrane!r}, but"
+                    f" [[membranes]] have {', '.join(sorted(known)) or 'none'}"
+                )
 
     def resolve(self, seed: int, *, name: str | None = None) -> Recipe:
-        """Draw every range, so that the recipe stands for one sample."""
+        """Draw every range and choice, so that the recipe stands for one sample.
+
+        Folders, lists and `choose` of species become one species for each structure.
+
+        Raises
+        ------
+        ValueError
+            If a folder holds no structure, or fewer than are to be chosen.
+        OSError
+            If a folder cannot be read.
+        """
         rng = np.random.default_rng([seed, 0])
-        resolved = _resolve(self, rng)
-        return replace(resolved, seed=int(seed), name=name or self.name)
+        resolved = _resolve(replace(self, species=()), rng)
+        species = [one for item in self.species for one in _expand(item, rng)]
+        return replace(resolved, species=tuple(species), seed=int(seed), name=name or self.name)
+
+
+# Which fields of a recipe hold one table, and which hold several.
+_TABLES: dict[str, type] = {
+    "specimen": Specimen,
+    "microscope": Microscope,
+    "reconstruction": Reconstruction,
+    "gold": Gold,
+    "carbon": Carbon,
+    "contamination": Contamination,
+}
+_LISTS: dict[str, type] = {"membranes": Membranes, "filaments": Filaments, "species": Species}
 
 
 def read_recipe(source: str | Path) -> Recipe:
@@ -274,17 +175,12 @@ def recipe_from_mapping(mapping: Mapping[str, Any], *, folder: Path | None = Non
     """
     values = dict(mapping)
     where = str(values.get("name", "the recipe"))
-    for name, kind in (("specimen", Specimen), ("microscope", Microscope)):
+    for name, kind in _TABLES.items():
         if name in values:
-            values[name] = _build(kind, values[name], f"{where} [{name}]")
-    entries = values.get("species", ())
-    if not isinstance(entries, (list, tuple)):
-        raise ValueError(f"{where}: species must be [[species]] tables")
-    values["species"] = tuple(
-        _build_species(entry, f"{where} [[species]] {i + 1}", folder)
-        for i, entry in enumerate(entries)
-    )
-    return _build(Recipe, values, where)
+            values[name] = _build(kind, values[name], f"{where} [{name}]", folder)
+    for name, kind in _LISTS.items():
+        values[name] = _build_all(kind, values.get(name, ()), f"{where} [[{name}]]", folder)
+    return _build(Recipe, values, where, folder)
 
 
 def recipe_to_mapping(recipe: Recipe) -> dict[str, Any]:
@@ -299,17 +195,13 @@ def _parse(text: str, where: str) -> dict[str, Any]:
         raise ValueError(f"{where} is no valid TOML: {error}") from error
 
 
-def _build_species(entry: Mapping[str, Any], where: str, folder: Path | None) -> Species:
-    values = dict(entry)
-    structure = values.get("structure")
-    if isinstance(structure, Mapping):
-        values["structure"] = _build(BuiltIn, structure, f"{where} structure")
-    elif isinstance(structure, str) and ":" not in structure and folder is not None:
-        values["structure"] = str((folder / Path(structure).expanduser()).resolve())
-    return _build(Species, values, where)
+def _build_all(kind: type[T], entries: Any, where: str, folder: Path | None) -> tuple[T, ...]:
+    if not isinstance(entries, (list, tuple)):
+        raise ValueError(f"{where} must be a list of tables; got {entries!r}")
+    return tuple(_build(kind, entry, f"{where} {i + 1}", folder) for i, entry in enumerate(entries))
 
 
-def _build(kind: type[T], mapping: Mapping[str, Any], where: str) -> T:
+def _build(kind: type[T], mapping: Mapping[str, Any], where: str, folder: Path | None) -> T:
     """Make a dataclass from a table, with errors that name the place."""
     if not isinstance(mapping, Mapping):
         raise ValueError(f"{where} must be a table; got {mapping!r}")
@@ -321,15 +213,17 @@ def _build(kind: type[T], mapping: Mapping[str, Any], where: str) -> T:
                 f"{where}: unknown key {key!r}{_hint(key, list(known))};"
                 f" known are {', '.join(known)}"
             )
-        if isinstance(value, list) and known[key].metadata.get("drawn"):
-            if len(value) != 2 or not all(_is_number(v) for v in value):
-                raise ValueError(f"{where}: {key} must be a number or [low, high]; got {value}")
-            value = _range(value, f"{where}: {key}")
-        elif known[key].metadata.get("drawn") and not (
-            _is_number(value) or isinstance(value, Range)
-        ):
-            raise ValueError(f"{where}: {key} must be a number or [low, high]; got {value!r}")
-        values[key] = value
+        drawn = known[key].metadata.get("drawn")
+        if drawn is not None:
+            values[key] = _read_drawn(value, drawn, f"{where}: {key}")
+        elif key == "parts":
+            values[key] = _build_all(Part, value, f"{where} [[parts]]", folder)
+        elif key == "structure" and isinstance(value, Mapping):
+            values[key] = _build(BuiltIn, value, f"{where} structure", folder)
+        elif key == "structure":
+            values[key] = _place(value, folder, f"{where}: structure")
+        else:
+            values[key] = value
     for name, item in known.items():
         required = item.default is MISSING and item.default_factory is MISSING
         if required and name not in values:
@@ -340,11 +234,39 @@ def _build(kind: type[T], mapping: Mapping[str, Any], where: str) -> T:
         raise ValueError(f"{where}: {error}") from error
 
 
-def _range(bounds: list[float], where: str) -> Range:
-    try:
-        return Range(*bounds)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+def _read_drawn(value: Any, drawn: str, where: str) -> Any:
+    """Check one value that may be drawn, or a range or choice of such."""
+    if isinstance(value, (Range, Choice)):
+        return value
+    form = "a word" if drawn == "word" else "a number, [low, high]"
+    if (
+        isinstance(value, Mapping)
+        and set(value) == {"one_of"}
+        and isinstance(value["one_of"], list)
+    ):
+        return Choice(tuple(_read_drawn(one, drawn, where) for one in value["one_of"]))
+    if drawn == "word" and isinstance(value, str):
+        return value
+    if drawn != "word" and isinstance(value, list) and len(value) == 2:
+        if all(_is_number(number) for number in value):
+            try:
+                return Range(*value)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from error
+    elif drawn != "word" and _is_number(value):
+        return value
+    raise ValueError(f"{where} must be {form} or {{ one_of = [...] }}; got {value!r}")
+
+
+def _place(structure: Any, folder: Path | None, where: str) -> Any:
+    """Make the paths of structures absolute."""
+    if isinstance(structure, list) and structure:
+        return tuple(_place(one, folder, where) for one in structure)
+    if not isinstance(structure, str) or (not structure and where):
+        raise ValueError(f"{where} must be a file, a folder, a code or a list; got {structure!r}")
+    if ":" in structure or folder is None:
+        return structure
+    return str((folder / Path(structure).expanduser()).resolve())
 
 
 def _hint(word: str, known: list[str]) -> str:
@@ -356,27 +278,13 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _bounds(value: Number) -> tuple[float, float]:
-    return (value.low, value.high) if isinstance(value, Range) else (value, value)
-
-
-def _check_positive(instance: object, *names: str) -> None:
-    for name in names:
-        value = getattr(instance, name)
-        if value is not None and not _bounds(value)[0] > 0:
-            raise ValueError(f"{name} must be positive; got {value}")
-
-
 def _resolve(item: T, rng: np.random.Generator) -> T:
-    """Draw all ranges below a dataclass, in the order of its fields."""
+    """Draw all that is random below a dataclass, in the order of its fields."""
     changes: dict[str, Any] = {}
     for entry in fields(item):  # type: ignore[arg-type]
         value = getattr(item, entry.name)
-        if isinstance(value, Range):
-            if entry.metadata["whole"]:
-                changes[entry.name] = int(rng.integers(int(value.low), int(value.high) + 1))
-            else:
-                changes[entry.name] = float(rng.uniform(value.low, value.high))
+        if isinstance(value, (Range, Choice)):
+            changes[entry.name] = _draw(value, rng, whole=entry.metadata["drawn"] == "count")
         elif isinstance(value, tuple) and value and is_dataclass(value[0]):
             changes[entry.name] = tuple(_resolve(part, rng) for part in value)
         elif is_dataclass(value):
@@ -384,13 +292,72 @@ def _resolve(item: T, rng: np.random.Generator) -> T:
     return replace(item, **changes)  # type: ignore[type-var]
 
 
+def _draw(value: Any, rng: np.random.Generator, *, whole: bool) -> Any:
+    if isinstance(value, Choice):
+        return _draw(value.one_of[int(rng.integers(len(value.one_of)))], rng, whole=whole)
+    if not isinstance(value, Range):
+        return value
+    if whole:
+        return int(rng.integers(int(value.low), int(value.high) + 1))
+    return float(rng.uniform(value.low, value.high))
+
+
+def _expand(species: Species, rng: np.random.Generator) -> Iterator[Species]:
+    """Yield one resolved species for each structure that is drawn."""
+    wanted = None if species.choose is None else int(_draw(species.choose, rng, whole=True))
+    structure = species.structure
+    sources: list[Any]
+    if isinstance(structure, BuiltIn):
+        sources = [structure] * (wanted or 1)
+        if wanted is not None and isinstance(structure.seed, Range):
+            low, high = int(structure.seed.low), int(structure.seed.high)
+            _check_enough(high - low + 1, wanted, species)
+            seeds = rng.choice(high - low + 1, size=wanted, replace=False) + low
+            sources = [replace(structure, seed=int(seed)) for seed in seeds]
+    else:
+        words = (structure,) if isinstance(structure, str) else structure
+        sources = [source for word in words for source in _list_structures(word)]
+        if wanted is not None:
+            _check_enough(len(sources), wanted, species)
+            chosen = np.sort(rng.choice(len(sources), size=wanted, replace=False))
+            sources = [sources[i] for i in chosen]
+    for source in sources:
+        one = _resolve(replace(species, structure=source, choose=None), rng)
+        yield replace(one, label=one.name)
+
+
+def _check_enough(there: int, wanted: int, species: Species) -> None:
+    if wanted > there:
+        raise ValueError(f"species {species.name}: choose = {wanted}, but there are only {there}")
+
+
+def _list_structures(word: str) -> list[str | BuiltIn]:
+    """Turn one word of a list of structures into the structures it stands for."""
+    if word.startswith("builtin:"):
+        (built_in,) = (Species(structure=word, count=0).structure,)
+        return [built_in]  # type: ignore[list-item]
+    folder = Path(word)
+    if ":" in word or not folder.is_dir():
+        return [word]
+    files = sorted(
+        str(file)
+        for file in folder.iterdir()
+        if file.name.lower().removesuffix(".gz").endswith(_STRUCTURE_ENDINGS)
+    )
+    if not files:
+        raise ValueError(f"{folder} holds no structures ({', '.join(_STRUCTURE_ENDINGS)})")
+    return files  # type: ignore[return-value]
+
+
 def _plain(item: Any) -> Any:
     """Turn dataclasses into tables, without what is None or empty."""
     if isinstance(item, Range):
         return [item.low, item.high]
+    if isinstance(item, Choice):
+        return {"one_of": [_plain(value) for value in item.one_of]}
     if is_dataclass(item):
         values = {entry.name: getattr(item, entry.name) for entry in fields(item)}
-        return {k: _plain(v) for k, v in values.items() if v is not None and v != ""}
+        return {k: _plain(v) for k, v in values.items() if v is not None and v not in ("", ())}
     if isinstance(item, tuple):
         return [_plain(part) for part in item]
     return item

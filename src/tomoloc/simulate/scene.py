@@ -9,8 +9,9 @@ import numpy as np
 
 from tomoloc.simulate.microscope import expose, reconstruct
 from tomoloc.simulate.packing import Packing, pack
-from tomoloc.simulate.recipe import BuiltIn, Recipe, Species
+from tomoloc.simulate.recipe import Recipe
 from tomoloc.simulate.references import Reference, add_particles, make_reference
+from tomoloc.simulate.settings import BuiltIn, Species
 from tomoloc.simulate.structures import make_complex
 from tomoloc.types import CTF, Particles, Sample, Structure, TiltSeries, Volume
 
@@ -117,8 +118,8 @@ class Simulator:
             rotation=packing.rotation,
             species=packing.species,
         )
-        names = list(dict.fromkeys(species.label for species in recipe.species))
-        value = np.array([names.index(species.label) + 1 for species in recipe.species], int)
+        names = list(dict.fromkeys(species.name for species in recipe.species))
+        value = np.array([names.index(species.name) + 1 for species in recipe.species], int)
         lookup = np.concatenate([[0], value[packing.species]]).astype(np.uint16)
         tilt_series = _expose(recipe, potential)
         tomogram = reconstruct(tilt_series, shape=specimen.shape, name=recipe.name)
@@ -203,7 +204,7 @@ def _expose(recipe: Recipe, potential: Volume) -> TiltSeries:
 
 
 def _particles(recipe: Recipe, packing: Packing) -> Particles:
-    labels = np.array([species.label for species in recipe.species], dtype=np.str_)
+    labels = np.array([species.name for species in recipe.species], dtype=np.str_)
     n = len(packing.position)
     return Particles(
         position=packing.position,
@@ -220,7 +221,7 @@ def _particles(recipe: Recipe, packing: Packing) -> Particles:
 
 def _report_missing(recipe: Recipe, packing: Packing) -> None:
     rows = zip(recipe.species, packing.asked, packing.placed, strict=True)
-    short = [f"{placed} of {asked} {s.label}" for s, asked, placed in rows if placed < asked]
+    short = [f"{placed} of {asked} {s.name}" for s, asked, placed in rows if placed < asked]
     if short:
         logger.warning("%s: no room for more than %s", recipe.name, ", ".join(short))
 
