@@ -10,16 +10,22 @@ import pytest
 import tomli_w
 
 from tomoloc.simulate.recipe import (
-    BuiltIn,
-    Microscope,
-    Range,
     Recipe,
-    Species,
-    Specimen,
     read_recipe,
     recipe_from_mapping,
     recipe_to_mapping,
     shipped_recipes,
+)
+from tomoloc.simulate.settings import (
+    BuiltIn,
+    Choice,
+    Filaments,
+    Membranes,
+    Microscope,
+    Part,
+    Range,
+    Species,
+    Specimen,
 )
 
 TOML = """
@@ -72,9 +78,10 @@ def test_reads_every_kind_of_value(recipe, tmp_path):
     assert recipe.microscope.tilt_min == Range(-60, -40)
     assert recipe.microscope.dose_e_per_a2 == Microscope().dose_e_per_a2
     first, second, third = recipe.species
-    assert first == Species(structure=BuiltIn(seed=7), label="complex-7", count=Range(3, 9))
+    assert first == Species(structure=BuiltIn(seed=7), count=Range(3, 9))
+    assert first.name == "complex-7"
     assert second.structure.mass_kda == Range(100, 200)
-    assert third.label == "ribo"
+    assert third.name == "ribo"
     assert third.structure == str(tmp_path.resolve() / "maps" / "ribo.some.mrc")
 
 
@@ -129,15 +136,27 @@ def test_shipped_recipes_are_valid():
         ("description", "descripton", "did you mean 'description'"),
         ("[[species]]\nlabel", "[[specis]]\nlabel", "did you mean 'species'"),
         ("[2.0, 5.0]", "[5.0, 2.0]", r"defocus_um: a range needs \[low, high\]; got \[5.0, 2.0\]"),
-        ("[2.0, 5.0]", "[1, 2, 3]", r"defocus_um must be a number or \[low, high\]"),
-        ("[2.0, 5.0]", '"high"', "defocus_um must be a number"),
+        ("[2.0, 5.0]", "[1, 2, 3]", r"defocus_um must be a number, \[low, high\] or \{ one_of"),
+        ("[2.0, 5.0]", '"high"', "defocus_um must be a number, "),
         ("count = 4", "count = -4", "count must not be negative"),
-        ("count = 4\n", "", r"\[\[species\]\] 2: count is missing"),
+        ("count = 4\n", "", r"\[\[species\]\] 2: a species needs either count or conc"),
         ("[40, 56, 64]", "[40, 56]", "shape must be three whole numbers"),
         ("12.5", "0", "voxel_spacing must be positive"),
         ("tilt_max = 54", "tilt_max = 95", "tilt_max must be from -85 to 85"),
         ("tilt_max = 54", "tilt_max = -50", "tilt_min must not exceed tilt_max"),
-        ("tilt_step = 3", "tilt_step = 0", "tilt_step must be positive"),
+        ("tilt_step = 3", "tilt_step = { one_of = [3, 0] }", "tilt_step must be positive"),
+        ("tilt_step = 3", 'scheme = "spiral"', "scheme must be one of dose-symmetric, bidir"),
+        ("tilt_step = 3", "scheme = 3", "scheme must be a word or"),
+        ("tilt_step = 3", "tilt_step = { one_of = [] }", "one_of needs at least one value"),
+        ("tilt_step = 3", "tilt_step = { oneof = [1] }", "tilt_step must be a number"),
+        ("[microscope]", "[gold]\ncolour = 1\n[microscope]", r"mine \[gold\]: unknown key"),
+        ("[microscope]", "gold = 3\n[microscope]", r"unknown key 'gold'"),
+        ("[[species]]", "[[membranes]]\nshape = 'cube'\n[[species]]", r"membranes\]\] 1: shape"),
+        ("[[species]]", "[[filaments]]\nkind = 'helix'\n[[species]]", "a helix needs structure"),
+        ("count = 4", "count = 4\nmembrane = 'er'", "lives at membrane 'er', but .* none"),
+        ("count = 4", "count = 4\nparts = [{ label = 'x' }]", "part x needs either chains or"),
+        ("count = 4", "count = 4\nparts = 3", "must be a list of tables"),
+        ("count = 4", "count = 4\nrole = 'bait'", "role must be one of target, distractor"),
         ("builtin:7", "builtin:x", "builtin:SEED; got 'builtin:x'"),
         ('name = "mine"', "", "name is missing"),
         ('name = "mine"', 'name = "a/b"', "name must be a file name"),
@@ -168,3 +187,97 @@ def test_a_recipe_needs_no_file():
         species=(Species(structure="builtin:1", count=2),),
     )
     assert recipe_from_mapping(recipe_to_mapping(recipe)) == recipe
+
+
+FULL = """
+name = "full"
+
+[specimen]
+shape = [40, 56, 64]
+packing = { one_of = ["random", "tetris"] }
+
+[microscope]
+dose_e_per_a2 = { one_of = [75, [100, 150]] }
+detector = { one_of = ["K2", "Falcon4"] }
+
+[gold]
+count = [2, 5]
+
+[[membranes]]
+label = "er"
+shape = { one_of = ["sphere", "tube"] }
+
+[[filaments]]
+kind = "cofilactin"
+parts = [{ label = "cofilin", chains = ["B"] }]
+
+[[species]]
+structure = { seed = [100, 199], mass_kda = [50, 500] }
+choose = 5
+label = "noise"
+role = "distractor"
+concentration_um = 20
+
+[[species]]
+structure = ["some", "builtin:3"]
+choose = [1, 2]
+count = 4
+location = "membrane"
+membrane = "er"
+conformers = 3
+rmsd = [1, 4]
+"""
+
+
+@pytest.fixture
+def full(tmp_path):
+    (tmp_path / "some").mkdir()
+    for name in ("b.pdb", "a.cif.gz", "readme.txt"):
+        (tmp_path / "some" / name).touch()
+    (tmp_path / "full.toml").write_text(FULL)
+    return read_recipe(tmp_path / "full.toml")
+
+
+def test_every_table_makes_the_round_trip(full):
+    assert full.gold.count == Range(2, 5)
+    assert full.membranes == (Membranes(label="er", shape=Choice(("sphere", "tube"))),)
+    assert full.filaments == (
+        Filaments(kind="cofilactin", parts=(Part(label="cofilin", chains=("B",)),)),
+    )
+    for recipe in (full, full.resolve(3)):
+        text = tomli_w.dumps(recipe_to_mapping(recipe))
+        assert recipe_from_mapping(tomllib.loads(text)) == recipe
+
+
+def test_choices_are_drawn_evenly(full):
+    drawn = [full.resolve(seed) for seed in range(300)]
+    detectors = [recipe.microscope.detector for recipe in drawn]
+    assert 110 < detectors.count("K2") < 190
+    dose = np.array([recipe.microscope.dose_e_per_a2 for recipe in drawn])
+    assert 110 < (dose == 75).sum() < 190
+    assert 100 <= dose[dose != 75].min() < 110
+    assert 140 < dose.max() <= 150
+    assert {recipe.specimen.packing for recipe in drawn} == {"random", "tetris"}
+
+
+def test_several_structures_become_several_species(full, tmp_path):
+    for seed in range(30):
+        species = full.resolve(seed).species
+        distractors = [item for item in species if item.role == "distractor"]
+        assert len({item.structure.seed for item in distractors}) == 5
+        assert len({item.structure.mass_kda for item in distractors}) == 5
+        assert {item.label for item in distractors} == {"noise"}
+        others = species[5:]
+        assert {item.name for item in others} < {"a", "b", "complex-3"}
+        assert all(item.choose is None and item.conformers == 3 for item in others)
+        assert str(others[0].structure).startswith((str(tmp_path), "BuiltIn"))
+    assert {len(full.resolve(seed).species) for seed in range(30)} == {6, 7}
+
+
+def test_too_few_structures_are_named(full, tmp_path):
+    few = dataclasses.replace(full.species[1], choose=4)
+    with pytest.raises(ValueError, match="choose = 4, but there are only 3"):
+        dataclasses.replace(full, species=(few,)).resolve(0)
+    empty = dataclasses.replace(few, structure=str(tmp_path))
+    with pytest.raises(ValueError, match="holds no structures"):
+        dataclasses.replace(full, species=(empty,)).resolve(0)

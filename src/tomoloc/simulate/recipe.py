@@ -244,6 +244,8 @@ def _read_drawn(value: Any, drawn: str, where: str) -> Any:
         and set(value) == {"one_of"}
         and isinstance(value["one_of"], list)
     ):
+        if not value["one_of"]:
+            raise ValueError(f"{where}: one_of needs at least one value")
         return Choice(tuple(_read_drawn(one, drawn, where) for one in value["one_of"]))
     if drawn == "word" and isinstance(value, str):
         return value

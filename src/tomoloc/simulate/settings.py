@@ -522,11 +522,12 @@ def bounds(value: Number) -> tuple[float, float]:
     """Least and greatest value that a number may be drawn as."""
     if isinstance(value, Range):
         return value.low, value.high
-    values = value.one_of if isinstance(value, Choice) else (value,)
-    for number in values:
-        if not isinstance(number, (int, float)) or isinstance(number, bool):
-            raise ValueError(f"expected numbers to choose from; got {number!r}")
-    return min(values), max(values)
+    if isinstance(value, Choice):
+        lows, highs = zip(*(bounds(one) for one in value.one_of), strict=True)
+        return min(lows), max(highs)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise ValueError(f"expected a number; got {value!r}")
+    return value, value
 
 
 def _check_positive(instance: object, *names: str) -> None:
@@ -557,6 +558,5 @@ def _check_word(instance: object, name: str, known: tuple[str, ...]) -> None:
 
 
 def _words(value: Number) -> str:
-    if isinstance(value, Range):
-        return f"{value.low:g} to {value.high:g}"
-    return ", ".join(f"{v:g}" for v in (value.one_of if isinstance(value, Choice) else (value,)))
+    low, high = bounds(value)
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
