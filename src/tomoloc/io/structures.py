@@ -68,7 +68,7 @@ def read_structure(source: str | Path, *, assembly: bool = False) -> Structure |
     -------
     Structure or Volume
         Named after the file or the code. `weight` is the occupancy of each atom relative to the
-        fullest of its chain.
+        fullest of its chain. The copies of chain A in an assembly are A1, A2 and so on.
 
     Raises
     ------
@@ -265,7 +265,7 @@ def _read_model(path: Path, *, assembly: bool) -> Any:
 
 
 def _make_structure(model: Any, *, name: str, path: Path) -> Structure:
-    position, number, weight = [], [], []
+    position, number, weight, chains, nodes = [], [], [], [], []
     for chain in model:
         # In a crystal, a chain may be there in half of the cells; a particle has it whole.
         fullest = min(1.0, max((atom.occ for r in chain for atom in r), default=1.0))
@@ -273,6 +273,7 @@ def _make_structure(model: Any, *, name: str, path: Path) -> Structure:
             if residue.is_water():
                 continue
             heavy = _heavy_atoms(residue)
+            node = _node(residue)
             for atom in residue.first_conformer():
                 if atom.is_hydrogen() or atom.element.atomic_number == 0:
                     continue
@@ -281,6 +282,8 @@ def _make_structure(model: Any, *, name: str, path: Path) -> Structure:
                 # An atom that was modelled without being seen has occupancy 0 but is there.
                 whole = atom.has_altloc() or not 0 < atom.occ <= fullest
                 weight.append((heavy or 1) * (1.0 if whole else atom.occ / fullest))
+                chains.append(chain.name)
+                nodes.append(atom.name == node)
     if not position:
         raise ValueError(f"{path} holds no atoms but water and hydrogen")
     return Structure(
@@ -288,6 +291,8 @@ def _make_structure(model: Any, *, name: str, path: Path) -> Structure:
         atomic_number=np.array(number),
         weight=np.array(weight),
         name=name,
+        chain=np.array(chains, dtype=np.str_),
+        is_node=np.array(nodes, dtype=bool),
     )
 
 
@@ -314,3 +319,15 @@ def _heavy_atoms(residue: Any) -> int | None:
     if name == "P":
         return NUCLEOTIDES.get(letter, UNKNOWN_NUCLEOTIDE)
     return None
+
+
+def _node(residue: Any) -> str | None:
+    """Name the atom that stands for its residue in an elastic network; None for other matter."""
+    import gemmi
+
+    elements = {atom.name: atom.element for atom in residue}
+    if elements.get("CA") == gemmi.Element("C"):
+        return "CA"
+    # Lipids and phosphate ions have a P, too, but no sugar.
+    in_chain = "C4'" in elements or "C4*" in elements or _heavy_atoms(residue) is not None
+    return "P" if "P" in elements and in_chain else None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 from scipy import fft, ndimage
+from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from tomoloc.physics.filters import band_pass, rescale
@@ -17,11 +20,14 @@ from tomoloc.physics.potential import (
     mass_center,
     normalize_map,
 )
+from tomoloc.simulate.settings import Part
 from tomoloc.types import FloatArray, Structure, Volume
 
-__all__ = ["Reference", "add_particles", "make_reference"]
+__all__ = ["Reference", "add_particles", "make_reference", "part_of_atoms"]
 
 _FINER = 2  # voxels of a reference to one of the tomogram, along each axis
+_FAINT = 0.01  # volt; ripples below it, outside of a molecule, are left out
+_UNLABELED = np.zeros((0, 0, 0), dtype=np.uint16)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -34,10 +40,19 @@ class Reference:
         In volt, band-limited to the tomogram's Nyquist frequency, centre at position 0.
     envelope : ndarray of bool, shape (z, y, x)
         The space it takes. Its pores are closed as far as needed to contain the centre.
+    center : ndarray, shape (3,)
+        Centre of mass xyz in the frame of the structure or map it was made from.
+    parts : ndarray of uint8, shape (z, y, x), optional
+        Which part, counted from 1, each voxel of the envelope belongs to; 0 is none.
+    rmsd : float
+        Of a flexible variant from the structure as it was given.
     """
 
     potential: Volume
     envelope: NDArray[np.bool_]
+    center: FloatArray = field(default_factory=lambda: np.zeros(3))
+    parts: NDArray[np.uint8] | None = None
+    rmsd: float = 0.0
 
     @property
     def points(self) -> FloatArray:
@@ -49,9 +64,29 @@ class Reference:
         """Of the envelope, in Å³."""
         return float(self.envelope.sum() * self.potential.voxel_spacing**3)
 
+    @cached_property
+    def _sampled(self) -> tuple[NDArray[np.float32], NDArray[np.int16], float]:
+        """What `_add` reads: spline coefficients, a code for each voxel, and the reach in voxels.
+
+        The code is 0 where there is nothing, 1 outside and 2 + part inside the envelope.
+        """
+        data = self.potential.data
+        coefficients = ndimage.spline_filter(data, 3, np.float32, "mirror")
+        support = ndimage.maximum_filter(np.abs(data), 3) > _FAINT
+        parts = np.int16(0) if self.parts is None else self.parts.astype(np.int16)
+        code = np.where(self.envelope, 2 + parts, support).astype(np.int16)
+        middle = (np.array(data.shape) - 1) / 2
+        reach = np.linalg.norm(np.argwhere(code) - middle, axis=1).max() + 1
+        return coefficients, code, float(reach / _FINER)
+
 
 def make_reference(
-    source: Structure | Volume, *, voxel_spacing: float, mass_kda: float | None = None
+    source: Structure | Volume,
+    *,
+    voxel_spacing: float,
+    mass_kda: float | None = None,
+    parts: Sequence[Part] = (),
+    rmsd: float = 0.0,
 ) -> Reference:
     """Render a structure or a density map for tomograms of a given voxel spacing.
 
@@ -63,61 +98,121 @@ def make_reference(
         Of the tomogram.
     mass_kda : float, optional
         Of a map's molecule.
+    parts : sequence of Part
+        Each voxel of the envelope belongs to the part of the nearest atom, or to none.
+    rmsd : float
+        To note on the reference.
+
+    Raises
+    ------
+    ValueError
+        If a part's chains are not those of the structure, or a map is to have parts.
     """
     fine = voxel_spacing / _FINER
     if isinstance(source, Structure):
         potential = make_potential(source, voxel_spacing=fine, low_pass=2 * voxel_spacing)
+        center = source.center
     else:
-        potential = _center(normalize_map(source, mass_kda=mass_kda), voxel_spacing)
+        potential, center = _center(normalize_map(source, mass_kda=mass_kda), voxel_spacing)
     surface = min(MOLECULAR_SURFACE, float(potential.data.max()) / 2)
     envelope = _close_over_center(potential.data > surface, _FINER)
-    return Reference(potential=potential, envelope=envelope)
+    which = None
+    if parts:
+        if not isinstance(source, Structure):
+            raise ValueError(
+                f"{source.name or 'a density map'} has no chains; parts need an atomic structure"
+            )
+        which = np.zeros(envelope.shape, dtype=np.uint8)
+        places = potential.to_position(np.argwhere(envelope)) + center
+        nearest = cKDTree(source.position).query(places, workers=-1)[1]
+        which[envelope] = part_of_atoms(source, parts)[nearest]
+    return Reference(potential=potential, envelope=envelope, center=center, parts=which, rmsd=rmsd)
+
+
+def part_of_atoms(structure: Structure, parts: Sequence[Part]) -> NDArray[np.uint8]:
+    """Tell which part, counted from 1, each atom belongs to; 0 is none.
+
+    A chain's name without its trailing number stands for all copies of it in an assembly. Atoms
+    of a part with a file of its own lie in chains named ``label:chain`` (see `load_structure`).
+
+    Raises
+    ------
+    ValueError
+        If there is no such chain.
+    """
+    chain = np.asarray([""] if structure.chain is None else structure.chain, dtype=np.str_)
+    names = set(np.unique(chain).tolist())
+    result = np.zeros(len(structure.position), dtype=np.uint8)
+    for number, part in enumerate(parts, start=1):
+        own = {name for name in names if part.structure and name.startswith(f"{part.label}:")}
+        for wanted in part.chains:
+            found = {wanted} & names or {n for n in names if n.rstrip("0123456789") == wanted}
+            if not found:
+                raise ValueError(
+                    f"part {part.label}: {structure.name or 'the structure'} has no chain"
+                    f" {wanted!r}; it has {', '.join(sorted(names - {''})) or 'none'}"
+                )
+            own |= found
+        result[np.isin(chain, sorted(own))] = number
+    return result
 
 
 def add_particles(
     density: FloatArray,
     instances: NDArray[np.integer],
-    references: list[Reference],
+    references: Sequence[Reference],
     *,
     index: FloatArray,
     rotation: Rotation,
     species: NDArray[np.integer],
+    values: NDArray[np.integer] | None = None,
+    labels: NDArray[np.uint16] | None = None,
+    label_values: Sequence[Sequence[int] | NDArray[np.integer]] = (),
 ) -> None:
-    """Add turned references to a density, in place, and write their row + 1 into `instances`.
+    """Add turned references to a density, in place, and number the voxels they take.
 
     Parameters
     ----------
     density : ndarray of float32, shape (z, y, x)
     instances : ndarray of int, shape (z, y, x)
-        Voxels that are not 0 keep their value.
-    references : list of Reference
+        Voxels that are not 0 keep their value, and their label.
+    references : sequence of Reference
     index : ndarray, shape (n, 3)
         Centres zyx in fractional voxels.
     rotation : Rotation of length n
         Reference to tomogram.
     species : ndarray of int, shape (n,)
         Which of `references` each particle is.
+    values : ndarray of int, shape (n,), optional
+        What each writes into `instances`; its row + 1 by default.
+    labels : ndarray of uint16, shape (z, y, x), optional
+    label_values : sequence of sequence of int
+        For each reference, the label of the whole, then those of its parts.
     """
     matrices = rotation.as_matrix().reshape(-1, 3, 3)
+    numbers = np.arange(1, len(index) + 1) if values is None else np.asarray(values)
     for kind in np.unique(species):
         rows = np.flatnonzero(species == kind)
-        reference = references[kind]
-        coefficients = ndimage.spline_filter(reference.potential.data, 3, np.float32, "mirror")
-        reach = np.linalg.norm(reference.points, axis=1).max() / reference.potential.voxel_spacing
+        coefficients, code, reach = references[kind]._sampled
         _add(
             density,
             instances,
+            _UNLABELED if labels is None else labels,
             coefficients,
-            reference.envelope.astype(np.float32),
+            code,
+            np.asarray(label_values[kind] if labels is not None else [0], dtype=np.uint16),
             index[rows],
             matrices[rows],
-            (rows + 1).astype(instances.dtype),
-            float(reach / _FINER + 2),
+            numbers[rows].astype(instances.dtype),
+            reach,
         )
 
 
-def _center(volume: Volume, voxel_spacing: float) -> Volume:
-    """Bring a map to the reference grid, its centre of mass at position 0 in the middle."""
+def _center(volume: Volume, voxel_spacing: float) -> tuple[Volume, FloatArray]:
+    """Bring a map to the reference grid, its centre of mass at position 0 in the middle.
+
+    Returns where that centre was, too.
+    """
     center = mass_center(volume)
     reach = volume.to_position(np.argwhere(volume.data > MOLECULAR_SURFACE)) - center
     side = 2 * np.linalg.norm(reach, axis=1).max() / voxel_spacing + 4
@@ -131,12 +226,13 @@ def _center(volume: Volume, voxel_spacing: float) -> Volume:
     places = grid + fine.to_index(center).astype(np.float32)[:, None, None, None]
     data = ndimage.map_coordinates(smooth, places, order=3, mode="constant")
     origin = np.full(3, -(n - 1) / 2 * fine.voxel_spacing)
-    return Volume(
+    centered = Volume(
         data=data.astype(np.float32),
         voxel_spacing=fine.voxel_spacing,
         origin=origin,
         name=volume.name,
     )
+    return centered, center
 
 
 def _close_over_center(mask: NDArray[np.bool_], margin: int) -> NDArray[np.bool_]:
@@ -158,7 +254,18 @@ def _close_over_center(mask: NDArray[np.bool_], margin: int) -> NDArray[np.bool_
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def _add(density, instances, coefficients, envelope, index, matrices, rows, reach):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _add(  # type: ignore[no-untyped-def]  # noqa: ANN202
+    density,  # noqa: ANN001
+    instances,  # noqa: ANN001
+    labels,  # noqa: ANN001
+    coefficients,  # noqa: ANN001
+    code,  # noqa: ANN001
+    label_values,  # noqa: ANN001
+    index,  # noqa: ANN001
+    matrices,  # noqa: ANN001
+    numbers,  # noqa: ANN001
+    reach,  # noqa: ANN001
+):
     """Sample the cubic spline of a reference at every voxel within reach of a particle.
 
     Parallel over slices, so that every voxel adds its particles in the same order.
@@ -166,13 +273,11 @@ def _add(density, instances, coefficients, envelope, index, matrices, rows, reac
     nz, ny, nx = density.shape
     mz, my, mx = coefficients.shape
     for z in prange(nz):
-        w = np.empty((3, 4))
-        base = np.empty(3, np.int64)
-        place = np.empty(3)
         for p in range(len(index)):
             dz = z - index[p, 0]
             if abs(dz) > reach:
                 continue
+            m = matrices[p]
             span = np.sqrt(reach**2 - dz**2)
             for y in range(
                 max(0, int(np.ceil(index[p, 1] - span))), min(ny, int(index[p, 1] + span) + 1)
@@ -183,39 +288,48 @@ def _add(density, instances, coefficients, envelope, index, matrices, rows, reac
                     max(0, int(np.ceil(index[p, 2] - half))), min(nx, int(index[p, 2] + half) + 1)
                 ):
                     dx = x - index[p, 2]
-                    m = matrices[p]
                     # The transpose takes the tomogram back to the reference.
-                    place[2] = _FINER * (m[0, 0] * dx + m[1, 0] * dy + m[2, 0] * dz) + (mx - 1) / 2
-                    place[1] = _FINER * (m[0, 1] * dx + m[1, 1] * dy + m[2, 1] * dz) + (my - 1) / 2
-                    place[0] = _FINER * (m[0, 2] * dx + m[1, 2] * dy + m[2, 2] * dz) + (mz - 1) / 2
-                    if (
-                        place[0] < 1
-                        or place[1] < 1
-                        or place[2] < 1
-                        or place[0] >= mz - 2
-                        or place[1] >= my - 2
-                        or place[2] >= mx - 2
-                    ):
+                    u = _FINER * (m[0, 0] * dx + m[1, 0] * dy + m[2, 0] * dz) + (mx - 1) / 2
+                    v = _FINER * (m[0, 1] * dx + m[1, 1] * dy + m[2, 1] * dz) + (my - 1) / 2
+                    w = _FINER * (m[0, 2] * dx + m[1, 2] * dy + m[2, 2] * dz) + (mz - 1) / 2
+                    if min(u, v, w) < 1 or u >= mx - 2 or v >= my - 2 or w >= mz - 2:
                         continue
-                    if (
-                        instances[z, y, x] == 0
-                        and envelope[int(place[0] + 0.5), int(place[1] + 0.5), int(place[2] + 0.5)]
-                    ):
-                        instances[z, y, x] = rows[p]
-                    for axis in range(3):
-                        base[axis] = int(place[axis]) - 1
-                        t = place[axis] - np.floor(place[axis])
-                        w[axis, 0] = (1 - t) ** 3 / 6
-                        w[axis, 1] = (3 * t**3 - 6 * t**2 + 4) / 6
-                        w[axis, 2] = (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6
-                        w[axis, 3] = t**3 / 6
-                    total = 0.0
-                    for i in range(4):
-                        for j in range(4):
-                            line = 0.0
-                            for k in range(4):
-                                line += (
-                                    w[2, k] * coefficients[base[0] + i, base[1] + j, base[2] + k]
-                                )
-                            total += w[0, i] * w[1, j] * line
-                    density[z, y, x] += total
+                    what = code[int(w + 0.5), int(v + 0.5), int(u + 0.5)]
+                    if what == 0:
+                        continue
+                    if what > 1 and instances[z, y, x] == 0:
+                        instances[z, y, x] = numbers[p]
+                        if labels.size:
+                            labels[z, y, x] = label_values[what - 2]
+                    density[z, y, x] += _spline(coefficients, w, v, u)
+
+
+@njit(inline="always")
+def _spline(coefficients, w, v, u):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Evaluate a cubic B-spline at a place zyx at least one voxel inside the grid."""
+    i, j, k = int(w), int(v), int(u)
+    a, b, c = _shares(np.float32(w - i)), _shares(np.float32(v - j)), _shares(np.float32(u - k))
+    total = np.float32(0)
+    for r in range(4):
+        plane = np.float32(0)
+        for s in range(4):
+            line = coefficients[i - 1 + r, j - 1 + s]
+            plane += b[s] * (
+                c[0] * line[k - 1] + c[1] * line[k] + c[2] * line[k + 1] + c[3] * line[k + 2]
+            )
+        total += a[r] * plane
+    return total
+
+
+@njit(inline="always")
+def _shares(t):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Weights of the four points about a place between the second and the third."""
+    s = np.float32(1) - t
+    sixth = np.float32(1 / 6)
+    three, four = np.float32(3), np.float32(4)
+    return (
+        s * s * s * sixth,
+        (three * t * t * t - np.float32(6) * t * t + four) * sixth,
+        (three * s * s * s - np.float32(6) * s * s + four) * sixth,
+        t * t * t * sixth,
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from string import ascii_uppercase
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -20,7 +22,8 @@ SYMMETRIES = {
 }  # fmt: skip
 
 # The average residue: non-hydrogen atoms, dalton with its hydrogens, and Å³ at 0.81 Da/Å³.
-_RESIDUE_ATOMS = {6: 4.99, 7: 1.36, 8: 1.49}
+_CARBON = 6
+_RESIDUE_ATOMS = {_CARBON: 4.99, 7: 1.36, 8: 1.49}
 _RESIDUE_MASS = 110.7
 _RESIDUE_VOLUME = _RESIDUE_MASS / 0.81
 _LATTICE = _RESIDUE_VOLUME ** (1 / 3)
@@ -54,7 +57,8 @@ def make_complex(
     -------
     Structure
         Centred at the origin, the main symmetry axis along z; carbon, nitrogen and oxygen of
-        each residue as three weighted pseudo-atoms, its hydrogens implied.
+        each residue as three weighted pseudo-atoms, its hydrogens implied; the carbon is the
+        node. Subunits are chains A, B and so on.
 
     Raises
     ------
@@ -72,18 +76,20 @@ def make_complex(
     n_residues = max(round(mass_kda * 1000 / _RESIDUE_MASS / len(group)), 8)
     subunit = _Subunit(rng, n_residues)
     residues = _assemble(subunit, group, symmetry, rng)
-    position, numbers, weights = [], [], []
-    for number, count in _RESIDUE_ATOMS.items():
+    position = []
+    for _ in _RESIDUE_ATOMS:
         scattered = residues + rng.normal(0, 1.2, residues.shape)
         position += [turn.apply(scattered) for turn in group]
-        numbers.append(np.full(len(residues) * len(group), number))
-        weights.append(np.full(len(residues) * len(group), count))
+    numbers = np.repeat(list(_RESIDUE_ATOMS), len(residues) * len(group))
+    subunits = np.array(list(ascii_uppercase[: len(group)]), dtype=np.str_)
     return Structure(
         position=np.concatenate(position),
-        atomic_number=np.concatenate(numbers),
-        weight=np.concatenate(weights),
+        atomic_number=numbers,
+        weight=np.repeat(list(_RESIDUE_ATOMS.values()), len(residues) * len(group)),
         name=f"complex-{seed}",
         symmetry=symmetry,
+        chain=np.tile(np.repeat(subunits, len(residues)), len(_RESIDUE_ATOMS)),
+        is_node=numbers == _CARBON,
     ).centered()
 
 
