@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from dataclasses import replace
 
 import mrcfile
 import numpy as np
@@ -17,6 +18,21 @@ from tomoloc.types import CTF, Particles, Sample, TiltSeries, Tomogram, Volume
 
 SHAPE = (12, 16, 20)
 RECIPE = {"name": "made", "seed": 5, "specimen": {"shape": [12, 16, 20], "border": "cut"}}
+
+
+def grid(values):
+    return Volume(data=values, voxel_spacing=8.5, name="made")
+
+
+def points(rng, first, n):
+    """Points of two objects with the instance numbers `first` and the next."""
+    return Particles(
+        position=rng.uniform(0, 90, (2 * n, 3)),
+        label="curve",
+        tomogram="made",
+        rotation=Rotation.random(2 * n, rng=rng),
+        extra={"tomolocInstance": np.repeat([first, first + 1], n)},
+    )
 
 
 @pytest.fixture
@@ -36,9 +52,6 @@ def sample(rng):
             phase_shift=12.0,
         ),
     )
-
-    def grid(values):
-        return Volume(data=values, voxel_spacing=8.5, name="made")
 
     return Sample(
         tomogram=Tomogram(
@@ -104,6 +117,58 @@ def test_files_are_those_of_the_manual_and_open_with_other_programs(sample, tmp_
     more = {path.name for path in (tmp_path / "s").iterdir()} - files
     assert more == {"tilt_series.mrc", "tilt_angles.tlt", "density.mrc"}
     assert (tmp_path / "s" / "tilt_angles.tlt").read_text().split()[0] == "-40.00"
+
+
+def test_cellular_truth_comes_back(sample, rng, tmp_path):
+    halves = [rng.normal(size=SHAPE).astype(np.float32) for _ in range(2)]
+    whole = replace(
+        sample,
+        membranes=points(rng, 5, 6),
+        filaments=points(rng, 7, 3),
+        halves=tuple(Tomogram(data=x, voxel_spacing=8.5, name="made") for x in halves),
+        summary={"fraction": 0.25, "placed": {"ä": [3, 4]}},
+    )
+    write_sample(whole, tmp_path / "s", recipe=RECIPE)
+    back = read_sample(tmp_path / "s")
+    for name in ("membranes", "filaments"):
+        was, now = getattr(whole, name), getattr(back, name)
+        np.testing.assert_allclose(now.position, was.position, atol=1e-5)
+        assert (now.rotation * was.rotation.inv()).magnitude().max() < 1e-6
+        assert now.extra["tomolocInstance"].tolist() == was.extra["tomolocInstance"].tolist()
+    assert back.summary == whole.summary
+    for was, now in zip(halves, back.halves, strict=True):
+        np.testing.assert_array_equal(now.data, was)
+        assert now.name == "made"
+        np.testing.assert_array_equal(now.tilt_series.tilt_angles, [-40, -20, 0, 20, 40])
+        assert now.tilt_series.images is None
+
+
+def test_cellular_truth_opens_with_other_programs(sample, rng, tmp_path):
+    whole = replace(sample, membranes=points(rng, 5, 6), filaments=points(rng, 7, 3))
+    write_sample(whole, tmp_path / "s")
+    for name, column in (("membranes", "Normal"), ("filaments", "Tangent")):
+        was = getattr(whole, name)
+        table = starfile.read(tmp_path / "s" / f"{name}.star", always_dict=True)["particles"]
+        found = table[[f"tomoloc{column}{axis}" for axis in "XYZ"]].to_numpy()
+        np.testing.assert_allclose(found, was.rotation.as_matrix()[:, :, 2], atol=1e-7)
+        place = table[[f"rlnCoordinate{axis}" for axis in "XYZ"]].to_numpy()
+        np.testing.assert_allclose(place * 8.5, was.position, atol=1e-5)
+
+
+def test_no_points_are_an_empty_table(sample, tmp_path):
+    empty = Particles(position=np.zeros((0, 3)))
+    write_sample(replace(sample, membranes=empty), tmp_path / "s")
+    back = read_sample(tmp_path / "s")
+    assert len(back.membranes) == 0
+    assert back.filaments is None
+    assert (back.halves, back.summary) == ((), {})
+
+
+@pytest.mark.parametrize("value", [np.float32(1), float("nan")])
+def test_a_summary_that_is_no_json_leaves_nothing(sample, tmp_path, value):
+    with pytest.raises(ValueError, match=r"scene\.json must hold what JSON can"):
+        write_sample(replace(sample, summary={"x": value}), tmp_path / "s")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_same_sample_same_bytes(sample, tmp_path):
