@@ -26,7 +26,7 @@ from tomoloc.types import FloatArray, Structure, Volume
 __all__ = ["Reference", "add_particles", "make_reference", "part_of_atoms"]
 
 _FINER = 2  # voxels of a reference to one of the tomogram, along each axis
-_FAINT = 0.01  # volt; ripples below it, outside of a molecule, are left out
+_FAINT = 0.1  # volt; ripples below it, outside of a molecule, are left out
 _UNLABELED = np.zeros((0, 0, 0), dtype=np.uint16)
 
 
@@ -72,8 +72,8 @@ class Reference:
         """
         data = self.potential.data
         coefficients = ndimage.spline_filter(data, 3, np.float32, "mirror")
-        support = ndimage.maximum_filter(np.abs(data), 3) > _FAINT
         parts = np.int16(0) if self.parts is None else self.parts.astype(np.int16)
+        support = ndimage.maximum_filter(np.abs(data), 3) > _FAINT
         code = np.where(self.envelope, 2 + parts, support).astype(np.int16)
         middle = (np.array(data.shape) - 1) / 2
         reach = np.linalg.norm(np.argwhere(code) - middle, axis=1).max() + 1
