@@ -20,10 +20,10 @@ from tomoloc.physics.ctf import evaluate_ctf
 from tomoloc.physics.projection import (
     OVERSAMPLING,
     LineGeometry,
-    _spline_weights,
     kernel_gain,
     project,
     shift_rows,
+    spline_weights,
 )
 from tomoloc.types import CTF
 
@@ -341,7 +341,7 @@ def _ray_weights(
     share = (used / np.maximum(length, 1)).astype(np.float32)
     rays = np.broadcast_to(used[:, None, :], (len(angles), 1, columns))
     count = back_project(rays, angles, shape=(nz, 1, width), weighting="none")
-    return share, 1 / np.maximum(count, 1)
+    return share, np.asarray(1 / np.maximum(count, 1), dtype=np.float32)
 
 
 class _Lines:
@@ -450,7 +450,7 @@ def _gather(
                 share = 1 - inverse_step * abs(above - x * sines[tilt])
                 if index < 0 or index + 3 >= n_fine or share <= 0:
                     continue
-                w0, w1, w2, w3 = _spline_weights(place)
+                w0, w1, w2, w3 = spline_weights(place)
                 near = fine[tilt, index : index + 4]
                 weight = np.float32(share)
                 w0, w1, w2, w3 = weight * w0, weight * w1, weight * w2, weight * w3
