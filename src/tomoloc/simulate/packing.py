@@ -1,24 +1,24 @@
-"""Random placement of particles that do not overlap."""
+"""Placement of particles that do not overlap, at random or touching each other."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
-from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from tomoloc.simulate.placing import Body, Space, draw_body
 from tomoloc.simulate.references import Reference
+from tomoloc.simulate.room import Room
+from tomoloc.simulate.tetris import Cluster
 from tomoloc.types import FloatArray
 
 __all__ = ["Packing", "pack"]
 
-_CENTERS = 1024  # tried for one orientation before another is drawn
-_ORIENTATIONS = 20
+_ORIENTATIONS = 20  # tried before a particle is given up
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -32,215 +32,250 @@ class Packing:
     rotation : Rotation of length n
         Reference to tomogram, uniform over all orientations that fit.
     species : ndarray of int, shape (n,)
-        Index of each particle's reference.
+        Index of each particle's species.
+    conformer : ndarray of int, shape (n,)
+        Index among the variants of its species.
+    container : ndarray of int, shape (n,)
+        Bilayer that a membrane protein sits in or on; -1 for others.
     visible : ndarray, shape (n,)
         Fraction of each particle's envelope inside the volume.
     asked, placed : ndarray of int, shape (n species,)
     fraction : float
-        Of the volume's voxels that envelopes take.
+        Of the ice that envelopes take.
     """
 
     position: FloatArray
     rotation: Rotation
     species: NDArray[np.integer]
+    conformer: NDArray[np.integer]
+    container: NDArray[np.integer]
     visible: FloatArray
     asked: NDArray[np.integer]
     placed: NDArray[np.integer]
     fraction: float
 
+    @classmethod
+    def concatenate(cls, packings: Sequence[Packing]) -> Packing:
+        """Join packings of the same species and the same ice.
+
+        Raises
+        ------
+        ValueError
+            If there are none, or they differ in their number of species.
+        """
+        if len({len(packing.asked) for packing in packings}) != 1:
+            raise ValueError("expected one or more packings of the same species to join")
+        quaternions = np.concatenate([p.rotation.as_quat().reshape(-1, 4) for p in packings])
+        return cls(
+            position=np.concatenate([p.position for p in packings]),
+            rotation=Rotation.from_quat(quaternions),
+            species=np.concatenate([p.species for p in packings]),
+            conformer=np.concatenate([p.conformer for p in packings]),
+            container=np.concatenate([p.container for p in packings]),
+            visible=np.concatenate([p.visible for p in packings]),
+            asked=np.sum([p.asked for p in packings], axis=0),
+            placed=np.sum([p.placed for p in packings], axis=0),
+            fraction=float(sum(p.fraction for p in packings)),
+        )
+
 
 def pack(
-    references: list[Reference],
-    counts: list[int],
+    references: Sequence[Sequence[Reference]],
+    counts: Sequence[float],
     *,
-    shape: tuple[int, int, int],
-    voxel_spacing: float,
+    room: Room,
     rng: np.random.Generator,
-    thickness: float | None = None,
+    locations: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
     clearance: float = 0.0,
     border: Literal["inside", "cut"] = "inside",
+    method: str = "random",
+    fraction: float | None = None,
 ) -> Packing:
-    """Place particles at random, turned at random, without overlap.
+    """Place particles, turned at random, without overlap, and take their places in the room.
 
-    An orientation is drawn for each particle, then places for it until its envelope is free, so
-    crowding does not favour any orientation. The larger species go first. A particle that finds
-    no place in 20 orientations with 1024 places each ends its species: `Packing.placed` is then
-    less than `Packing.asked`.
+    An orientation is drawn for each particle, then places are searched for it, so crowding does
+    not favour any orientation. All voxels of a particle lie in its location, and none where
+    something is already. A particle that finds no place in 20 orientations ends its species:
+    `Packing.placed` is then less than `Packing.asked`.
 
     Parameters
     ----------
-    references : list of Reference
-        Rendered for `voxel_spacing`.
-    counts : list of int
-        Wanted number of each.
-    shape : tuple of int
-        Of the tomogram, zyx.
-    voxel_spacing : float
+    references : sequence of sequences of Reference
+        Variants of each species, rendered for the room's voxel spacing; each particle is one of
+        them, drawn evenly.
+    counts : sequence of float
+        Wanted number of each species; with `fraction`, the proportions of these numbers.
+    room : Room
+        Changed in place.
     rng : numpy.random.Generator
-    thickness : float, optional
-        Of the ice, centred along z: all of a particle lies in it. By default that of the volume.
+    locations : sequence of {"anywhere", "cytosol", "lumen", "interface"}, optional
+        Of each species; "anywhere" by default. At the interface, a particle touches the upper or
+        lower surface of the ice.
+    layers : sequence of int, optional
+        Species of lower layers are placed first; all in one layer by default.
     clearance : float
-        Least distance between envelopes.
+        Least distance between particles, in Å.
     border : {"inside", "cut"}
         Whether particles lie wholly inside along x and y, or only their centres must.
+    method : {"random", "tetris"}
+        Anywhere, the larger species of a layer first; or each touching what is there, in random
+        order (`tomoloc.simulate.tetris.Cluster`).
+    fraction : float, optional
+        Go on until particles take this fraction of the ice, or none finds a place. Where the ice
+        gets too crowded for some species, the others make up for them.
 
     Raises
     ------
     ValueError
-        If a wanted particle is too large for the volume or the ice.
+        If a wanted particle is too large for the ice of a room in which nothing lies, or a
+        location or method is unknown.
     """
-    occupied = np.zeros(shape, dtype=np.bool_)
-    limits = _limits(shape, voxel_spacing, thickness)
-    rows: list[tuple[int, FloatArray, FloatArray, float]] = []
-    for kind in sorted(range(len(references)), key=lambda kind: -references[kind].volume):
-        if counts[kind] == 0:
-            continue
-        inner, outer = _clouds(references[kind], voxel_spacing, clearance)
-        for _ in range(counts[kind]):
-            found = _find_place(occupied, inner, limits, rng, cut=border == "cut")
-            if found is None:
-                break
-            center, matrix = found
-            _stamp(occupied, _turn(outer, matrix), center)
-            inside = _fraction_inside(_turn(inner, matrix), center, shape)
-            rows.append((kind, center, matrix, inside))
-        if not any(row[0] == kind for row in rows) and not occupied.any():
-            room = " x ".join(f"{n * voxel_spacing:.0f}" for n in limits[1] - limits[0])
-            raise ValueError(
-                f"{references[kind].potential.name or 'a particle'} does not fit into the ice of"
-                f" {room} Å (xyz) in any orientation tried; enlarge the volume or the ice"
-            )
-    species = np.array([row[0] for row in rows], dtype=int)
-    visible = np.array([row[3] for row in rows], dtype=float)
-    taken = np.array([reference.volume for reference in references])[species] @ visible
-    return Packing(
-        position=np.array([row[1] for row in rows]).reshape(-1, 3) * voxel_spacing,
-        rotation=Rotation.from_matrix(np.array([row[2] for row in rows]).reshape(-1, 3, 3)),
-        species=species,
-        visible=visible,
-        asked=np.array(counts, dtype=int),
-        placed=np.bincount(species, minlength=len(references)),
-        fraction=float(taken / (np.prod(shape) * voxel_spacing**3)),
+    locations = list(locations or ["anywhere"] * len(references))
+    _check(locations, method)
+    ranks = np.array(layers if layers is not None else [0] * len(references), dtype=int)
+    reach = _reach(references, counts) / room.voxel_spacing
+    space = Space(room=room, reach=int(reach) + 6, cut=border == "cut", clearance=clearance)
+    packer = _Packer(
+        references=references,
+        locations=locations,
+        space=space,
+        rng=rng,
+        cluster=Cluster(space) if method == "tetris" else None,
     )
+    wanted = np.array(counts, dtype=float)
+    if fraction is None:
+        asked = wanted.astype(int)
+        packer.place_layers(asked, ranks)
+    else:
+        asked = packer.fill(wanted, ranks, fraction * room.size())
+    space.update_room()
+    return packer.packing(asked)
 
 
-def _limits(
-    shape: tuple[int, int, int], voxel_spacing: float, thickness: float | None
-) -> tuple[FloatArray, FloatArray]:
-    """Bounds xyz of the ice, in voxels."""
-    low, high = np.full(3, -0.5), np.array(shape[::-1]) - 0.5
-    if thickness is not None:
-        middle, half = (shape[0] - 1) / 2, min(thickness / voxel_spacing, shape[0]) / 2
-        low[2], high[2] = middle - half, middle + half
-    return low, high
+class _Packer:
+    """Places particle after particle and keeps the account."""
+
+    def __init__(
+        self,
+        *,
+        references: Sequence[Sequence[Reference]],
+        locations: Sequence[str],
+        space: Space,
+        rng: np.random.Generator,
+        cluster: Cluster | None,
+    ) -> None:
+        self.references = references
+        self.locations = locations
+        self.space = space
+        self.rng = rng
+        self.cluster = cluster
+        self.volumes = np.array([np.mean([r.volume for r in group]) for group in references])
+        self.ended = np.zeros(len(references), dtype=bool)
+        self.taken = 0.0
+        self.was_empty = not space.room.occupied.any()
+        self.rows: list[tuple[int, int, FloatArray, FloatArray, float]] = []
+
+    def place_layers(self, counts: NDArray[np.integer], ranks: NDArray[np.integer]) -> None:
+        """Place so many of each species, layer by layer."""
+        for rank in np.unique(ranks):
+            kinds = np.flatnonzero(ranks == rank)
+            kinds = kinds[np.argsort(-self.volumes[kinds], kind="stable")]
+            order = np.repeat(kinds, counts[kinds])
+            if self.cluster is not None:
+                order = self.rng.permutation(order)
+            for kind in order:
+                if not self.ended[kind]:
+                    self.ended[kind] = not self._place(int(kind))
+
+    def fill(
+        self, proportions: FloatArray, ranks: NDArray[np.integer], volume: float
+    ) -> NDArray[np.integer]:
+        """Place species in proportion until they take a volume, and tell how many that asks for."""
+        asked = np.zeros(len(proportions), dtype=int)
+        while True:
+            share = np.where(self.ended, 0.0, proportions)
+            each = float(share @ self.volumes)
+            missing = volume - self.taken
+            if each == 0 or missing < 0.5 * each / share.sum():
+                return asked
+            ideal = share * (missing / each)
+            # Rounded by chance, so that rare species come, too.
+            counts = (ideal + self.rng.random(len(ideal))).astype(int)
+            if not asked.any():
+                asked = counts
+            self.place_layers(counts, ranks)
+
+    def packing(self, asked: NDArray[np.integer]) -> Packing:
+        """Return what has been placed."""
+        n, spacing = len(self.rows), self.space.room.voxel_spacing
+        species = np.array([row[0] for row in self.rows], dtype=int)
+        ice = self.space.room.size()
+        return Packing(
+            position=np.array([row[2] for row in self.rows]).reshape(n, 3) * spacing,
+            rotation=Rotation.from_matrix(np.array([row[3] for row in self.rows]).reshape(n, 3, 3)),
+            species=species,
+            conformer=np.array([row[1] for row in self.rows], dtype=int),
+            container=np.full(n, -1),
+            visible=np.array([row[4] for row in self.rows], dtype=float),
+            asked=asked,
+            placed=np.bincount(species, minlength=len(self.references)),
+            fraction=self.taken / ice if ice else 0.0,
+        )
+
+    def _place(self, kind: int) -> bool:
+        variants = self.references[kind]
+        for _ in range(_ORIENTATIONS):
+            conformer = int(self.rng.integers(len(variants)))
+            reference, spacing = variants[conformer], self.space.room.voxel_spacing
+            body = draw_body(reference, voxel_spacing=spacing, rng=self.rng)
+            voxel = self._find(body, self.locations[kind])
+            if voxel is None:
+                continue
+            self.space.stamp(body, voxel)
+            visible = self.space.visible(body, voxel)
+            self.taken += reference.volume * visible
+            self.rows.append((kind, conformer, voxel[::-1] + body.shift, body.rotation, visible))
+            return True
+        if self.was_empty and not self.rows:
+            self._refuse(kind)
+        return False
+
+    def _find(self, body: Body, location: str) -> NDArray[np.integer] | None:
+        if location == "interface":
+            voxel = self.space.find_on_surface(body, rng=self.rng)
+        else:
+            voxel = self.cluster.find(body, location) if self.cluster else None
+            if voxel is None:
+                voxel = self.space.find(body, location, rng=self.rng)
+        if voxel is not None and self.cluster:
+            self.cluster.grow(body, voxel)
+        return voxel
+
+    def _refuse(self, kind: int) -> None:
+        """Tell that a particle is too large for an empty room, if there is such a room."""
+        low, high = self.space.extent(self.locations[kind])
+        if (high < low).any():
+            return
+        room = " x ".join(
+            f"{n * self.space.room.voxel_spacing:.0f}" for n in (high - low + 1)[::-1]
+        )
+        raise ValueError(
+            f"{self.references[kind][0].potential.name or 'a particle'} does not fit into the ice"
+            f" of {room} Å (xyz) in any orientation tried; enlarge the volume or the ice"
+        )
 
 
-@lru_cache(maxsize=64)
-def _clouds(
-    reference: Reference, voxel_spacing: float, clearance: float
-) -> tuple[FloatArray, FloatArray]:
-    """Points xyz in voxels inside the envelope, and inside it grown by the clearance.
-
-    Half a voxel's diagonal is added, by which a point and the centre of its voxel may differ.
-    """
-    step = reference.potential.voxel_spacing
-    grow = (clearance + voxel_spacing * np.sqrt(3) / 2) / step
-    envelope = np.pad(reference.envelope, int(np.ceil(grow)) + 1)
-    grown = ndimage.distance_transform_edt(~envelope) <= grow
-    middle = (np.array(envelope.shape) - 1) / 2
-    inner, outer = (
-        np.ascontiguousarray((np.argwhere(mask) - middle)[:, ::-1]) * (step / voxel_spacing)
-        for mask in (envelope, grown)
-    )
-    # In a scattered order, the centre first, most collisions show within a few points.
-    inner = np.random.default_rng(0).permutation(inner)
-    first = int(np.argmin((inner**2).sum(axis=1)))
-    inner[[0, first]] = inner[[first, 0]]
-    return inner, outer
+def _check(locations: Sequence[str], method: str) -> None:
+    known = ("anywhere", "cytosol", "lumen", "interface")
+    for location in locations:
+        if location not in known:
+            raise ValueError(f"expected a location among {', '.join(known)}; got {location!r}")
+    if method not in ("random", "tetris"):
+        raise ValueError(f"method must be random or tetris; got {method!r}")
 
 
-def _find_place(
-    occupied: NDArray[np.bool_],
-    points: FloatArray,
-    limits: tuple[FloatArray, FloatArray],
-    rng: np.random.Generator,
-    *,
-    cut: bool,
-) -> tuple[FloatArray, FloatArray] | None:
-    low, high = limits
-    for _ in range(_ORIENTATIONS):
-        matrix = Rotation.random(rng=rng).as_matrix()
-        turned = _turn(points, matrix)
-        reach = _extent(turned)
-        lowest, highest = low - reach[0], high - reach[1]
-        if cut:
-            lowest[:2], highest[:2] = low[:2], high[:2]
-        if (lowest >= highest).any():
-            continue
-        centers = rng.uniform(lowest, highest, (_CENTERS, 3))
-        winner = _first_free(occupied, turned, centers)
-        if winner >= 0:
-            return centers[winner], matrix
-    return None
-
-
-@njit(cache=True, nogil=True)
-def _turn(points: FloatArray, matrix: FloatArray) -> FloatArray:
-    """Rotate many points; BLAS is slow on matrices of three columns."""
-    turned = np.empty_like(points)
-    for i in range(len(points)):
-        for axis in range(3):
-            row = matrix[axis]
-            turned[i, axis] = row[0] * points[i, 0] + row[1] * points[i, 1] + row[2] * points[i, 2]
-    return turned
-
-
-@njit(cache=True, nogil=True)
-def _first_free(occupied: NDArray[np.bool_], points: FloatArray, centers: FloatArray) -> int:
-    """Return the first centre around which no point meets an occupied voxel, or -1."""
-    nz, ny, nx = occupied.shape
-    for trial in range(len(centers)):
-        free = True
-        for p in range(len(points)):
-            x = int(np.floor(centers[trial, 0] + points[p, 0] + 0.5))
-            y = int(np.floor(centers[trial, 1] + points[p, 1] + 0.5))
-            z = int(np.floor(centers[trial, 2] + points[p, 2] + 0.5))
-            if 0 <= x < nx and 0 <= y < ny and 0 <= z < nz and occupied[z, y, x]:
-                free = False
-                break
-        if free:
-            return trial
-    return -1
-
-
-@njit(cache=True, nogil=True)
-def _extent(points: FloatArray) -> FloatArray:
-    """Least and greatest coordinates, shape (2, 3)."""
-    reach = np.zeros((2, 3))
-    for i in range(len(points)):
-        for axis in range(3):
-            reach[0, axis] = min(reach[0, axis], points[i, axis])
-            reach[1, axis] = max(reach[1, axis], points[i, axis])
-    return reach
-
-
-@njit(cache=True, nogil=True)
-def _fraction_inside(points: FloatArray, center: FloatArray, shape: tuple[int, int, int]) -> float:
-    count = 0
-    for i in range(len(points)):
-        x, y, z = center[0] + points[i, 0], center[1] + points[i, 1], center[2] + points[i, 2]
-        inside_x, inside_y = -0.5 <= x < shape[2] - 0.5, -0.5 <= y < shape[1] - 0.5
-        count += inside_x and inside_y and -0.5 <= z < shape[0] - 0.5
-    return count / len(points)
-
-
-@njit(cache=True, nogil=True)
-def _stamp(occupied: NDArray[np.bool_], points: FloatArray, center: FloatArray) -> None:
-    """Mark the voxels of points xyz around a centre as occupied."""
-    nz, ny, nx = occupied.shape
-    for i in range(len(points)):
-        x = int(np.floor(center[0] + points[i, 0] + 0.5))
-        y = int(np.floor(center[1] + points[i, 1] + 0.5))
-        z = int(np.floor(center[2] + points[i, 2] + 0.5))
-        if 0 <= x < nx and 0 <= y < ny and 0 <= z < nz:
-            occupied[z, y, x] = True
+def _reach(references: Sequence[Sequence[Reference]], counts: Sequence[float]) -> float:
+    """Radius in Å of the largest ball about the centre of any particle."""
+    wanted = (r for group, count in zip(references, counts, strict=True) if count for r in group)
+    return max((float(np.linalg.norm(r.points, axis=1).max()) for r in wanted), default=0.0)
