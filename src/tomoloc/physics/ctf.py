@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tomoloc.types import CTF
 
-__all__ = ["electron_wavelength", "evaluate_ctf"]
+__all__ = ["aberration_phase", "electron_wavelength", "evaluate_ctf", "interaction_parameter"]
 
 
 def electron_wavelength(voltage_kv: float) -> float:
@@ -31,6 +31,19 @@ def electron_wavelength(voltage_kv: float) -> float:
         raise ValueError(f"voltage_kv must be positive; got {voltage_kv}")
     volts = 1e3 * voltage_kv
     return float(12.2642596588 / np.sqrt(volts * (1 + 0.978475598e-6 * volts)))
+
+
+def interaction_parameter(voltage_kv: float) -> float:
+    """Phase in radian that a projected potential of 1 V · Å gives; 6.53e-4 at 300 kV.
+
+    References
+    ----------
+    .. [1] Kirkland, Advanced Computing in Electron Microscopy (2010), equation 5.6,
+       doi:10.1007/978-1-4419-6533-2.
+    """
+    energy, rest = 1e3 * voltage_kv, 510998.95
+    length = electron_wavelength(voltage_kv)
+    return 2 * np.pi / (length * energy) * (rest + energy) / (2 * rest + energy)
 
 
 def evaluate_ctf(ctf: CTF, frequency_x: ArrayLike, frequency_y: ArrayLike) -> NDArray[np.float32]:
@@ -61,17 +74,37 @@ def evaluate_ctf(ctf: CTF, frequency_x: ArrayLike, frequency_y: ArrayLike) -> ND
     .. [1] Mindell & Grigorieff, J. Struct. Biol. 142 (2003), doi:10.1016/S1047-8477(03)00069-8.
     .. [2] Rohou & Grigorieff, J. Struct. Biol. 192 (2015), doi:10.1016/j.jsb.2015.08.008.
     """
+    return -np.sin(aberration_phase(ctf, frequency_x, frequency_y)).astype(np.float32)
+
+
+def aberration_phase(
+    ctf: CTF, frequency_x: ArrayLike, frequency_y: ArrayLike
+) -> NDArray[np.floating[Any]]:
+    """Phase of which `evaluate_ctf` is minus the sine, in radian.
+
+    Parameters
+    ----------
+    ctf : CTF
+        Parameters of n images.
+    frequency_x, frequency_y : array_like
+        Spatial frequencies in 1/angstrom; they broadcast to one shape.
+
+    Returns
+    -------
+    ndarray, shape (n, ...)
+    """
     x, y = np.broadcast_arrays(
         np.asarray(frequency_x, dtype=float), np.asarray(frequency_y, dtype=float)
     )
     wavelength = electron_wavelength(ctf.voltage_kv)
     squared = x**2 + y**2
-    angle = np.arctan2(y, x)
     each = (slice(None), *(None,) * x.ndim)  # one value an image against all frequencies
     u, v = 1e4 * ctf.defocus_u_um[each], 1e4 * ctf.defocus_v_um[each]
-    axis = np.deg2rad(ctf.defocus_angle)[each]
-    defocus = (u + v + (u - v) * np.cos(2 * (angle - axis))) / 2
+    defocus = (u + v) / 2
+    if (u != v).any():
+        axis = np.deg2rad(ctf.defocus_angle)[each]
+        defocus = defocus + (u - v) / 2 * np.cos(2 * (np.arctan2(y, x) - axis))
     aberration = 1e7 * ctf.spherical_aberration_mm
     chi = np.pi * wavelength * squared * (defocus - wavelength**2 * squared * aberration / 2)
     shift = np.deg2rad(cast("NDArray[Any]", ctf.phase_shift))[each]
-    return -np.sin(chi + shift + np.arcsin(ctf.amplitude_contrast)).astype(np.float32)
+    return np.asarray(chi + shift + np.arcsin(ctf.amplitude_contrast))

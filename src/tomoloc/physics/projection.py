@@ -18,7 +18,15 @@ import scipy.fft
 from numba import njit, prange
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["OVERSAMPLING", "LineGeometry", "gather", "kernel_gain", "project", "shift_rows"]
+__all__ = [
+    "OVERSAMPLING",
+    "LineGeometry",
+    "gather",
+    "kernel_gain",
+    "project",
+    "shift_rows",
+    "spline_weights",
+]
 
 OVERSAMPLING = 2
 """Fine samples per pixel along x: aliases of the cubic spline stay below 1 % up to Nyquist."""
@@ -277,7 +285,7 @@ def _splat(
                 index = int(np.floor(place)) - 1
                 if index < 0 or index + 3 >= n_fine:
                     continue
-                w0, w1, w2, w3 = _spline_weights(place)
+                w0, w1, w2, w3 = spline_weights(place)
                 row = volume[z, x % nx, low:high]
                 to0 = fine[tilt, index, low:high]
                 to1 = fine[tilt, index + 1, low:high]
@@ -306,7 +314,7 @@ def gather(fine: Array, cosines: Floats, sines: Floats, centers: Floats, volume:
                 index = int(np.floor(place)) - 1
                 if index < 0 or index + 3 >= n_fine:
                     continue
-                w0, w1, w2, w3 = _spline_weights(place)
+                w0, w1, w2, w3 = spline_weights(place)
                 near = fine[tilt, index : index + 4]
                 row = volume[z, x]
                 for y in range(ny):
@@ -314,7 +322,7 @@ def gather(fine: Array, cosines: Floats, sines: Floats, centers: Floats, volume:
 
 
 @njit(cache=True, nogil=True)
-def _spline_weights(place: float) -> tuple[Any, Any, Any, Any]:
+def spline_weights(place: float) -> tuple[Any, Any, Any, Any]:
     """Cubic B-spline at the four samples around `place`, from the second before it."""
     t = np.float32(place - np.floor(place))
     s = np.float32(1) - t
