@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from tomoloc.io import atomic
-from tomoloc.io.atomic import check_writable, writing
+from tomoloc.io.atomic import check_writable, remove_drafts, writing
 
 
 def fail(path, error):
@@ -70,3 +73,50 @@ def test_where_nothing_can_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic.os, "access", lambda *_: False)
     with pytest.raises(PermissionError, match="may not be written to; choose another folder"):
         check_writable(tmp_path / "new")
+
+
+KILLED = """
+import os, signal, sys
+from tomoloc.io.atomic import writing
+with writing(sys.argv[1]) as draft:
+    draft.mkdir()
+    (draft / "half").write_text("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_drafts_of_killed_processes_are_removed_and_no_others(tmp_path):
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "folder"], check=False)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    with writing(tmp_path / "a.txt") as draft:
+        draft.write_text("still at it")
+        assert remove_drafts(tmp_path) == [left]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "still at it"
+    assert remove_drafts(tmp_path) == remove_drafts(tmp_path / "none") == []
+
+
+def test_drafts_without_locks_are_removed_after_a_day(tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic, "fcntl", None)
+    with writing(tmp_path / "a.txt") as draft:
+        draft.write_text("x")
+        assert remove_drafts(tmp_path) == []
+        (folder,) = tmp_path.iterdir()
+        now = folder.stat().st_mtime
+        os.utime(folder, (now, now - 90_000))
+        assert remove_drafts(tmp_path) == [folder]
+        draft.parent.mkdir(parents=True)
+        draft.write_text("x")
+
+
+def test_disks_without_locks_are_written_to_all_the_same(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(atomic.fcntl, "flock", fail)
+    with writing(tmp_path / "a.txt") as draft:
+        draft.write_text("x")
+        assert remove_drafts(tmp_path) == []
+    assert (tmp_path / "a.txt").read_text() == "x"
+    assert len(list(tmp_path.iterdir())) == 1

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
-__all__ = ["check_writable", "writing"]
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["check_writable", "remove_drafts", "writing"]
 
 PREFIX = ".writing-"
+LOCK = ".lock"
+ABANDONED = 24 * 3600.0
+"""Seconds after which a draft whose writer could not lock it counts as left behind."""
 
 
 @contextmanager
@@ -19,7 +28,8 @@ def writing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path` and rename it to `path` once the block succeeds.
 
     Whatever goes wrong inside the block (a full disk, Ctrl-C), an older file or folder at `path`
-    stays as it was and the temporary one is removed.
+    stays as it was and the temporary one is removed. Who is killed leaves it; `remove_drafts`
+    clears it away.
 
     Parameters
     ----------
@@ -31,7 +41,7 @@ def writing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
     Yields
     ------
     Path
-        Same file name, in a hidden folder beside `path`; write a file or make a folder there.
+        Same file name, in an empty folder; write a file or make a folder there.
 
     Raises
     ------
@@ -48,11 +58,13 @@ def writing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
             f"{target} already exists; use a different name, delete it first, or allow overwriting"
         )
     check_writable(target.parent)
-    workplace = None
+    workplace, lock = None, None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         workplace = Path(mkdtemp(prefix=PREFIX, dir=target.parent))
-        draft = workplace / target.name
+        lock = _lock(workplace)
+        draft = workplace / "new" / target.name
+        draft.parent.mkdir()
         yield draft
         if target.is_dir() and not target.is_symlink():
             if not draft.is_dir():
@@ -67,6 +79,57 @@ def writing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
     finally:
         if workplace is not None:
             shutil.rmtree(workplace, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def remove_drafts(folder: str | Path) -> list[Path]:
+    """Remove what killed processes were writing in a folder; leave what others still write.
+
+    Parameters
+    ----------
+    folder : path
+        Need not exist. The parent of what `writing` was to make.
+
+    Returns
+    -------
+    list of Path
+        What was removed.
+    """
+    drafts = [path for path in Path(folder).glob(f"{PREFIX}*") if _is_left_behind(path)]
+    for draft in drafts:
+        shutil.rmtree(draft, ignore_errors=True)
+    return drafts
+
+
+def _lock(workplace: Path) -> int | None:
+    """Lock a draft for as long as this process lives; None where there are no locks.
+
+    Locks end with their process, however it ends and on whatever machine, which the number of a
+    process does not tell.
+    """
+    if fcntl is None:
+        return None
+    free = workplace / f"{LOCK}-free"
+    lock = os.open(free, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # some network disks have none
+        os.close(lock)
+        return None
+    free.rename(workplace / LOCK)  # only now may others try it
+    return lock
+
+
+def _is_left_behind(draft: Path) -> bool:
+    if fcntl is not None and (draft / LOCK).is_file():
+        with suppress(OSError), (draft / LOCK).open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        return False
+    with suppress(FileNotFoundError):
+        return time.time() - draft.stat().st_mtime > ABANDONED
+    return False
 
 
 def check_writable(folder: str | Path) -> None:
