@@ -1,13 +1,12 @@
 """Reconstruction of a volume from its tilt series.
 
-Weighted back-projection is one pass of the projection's adjoint over ramp-filtered images. With
-images made anew for each height along the beam, it corrects the CTF in three dimensions. SIRT
+Weighted back-projection is one pass of the projection's adjoint over ramp-filtered images. With a
+transfer function for each height along the beam, it corrects the CTF in three dimensions. SIRT
 iterates the projection and its adjoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from numba import njit, prange
 from numpy.typing import ArrayLike, NDArray
 
 from tomoloc.physics.ctf import evaluate_ctf
+from tomoloc.physics.imaging import Transfer, image_depths
 from tomoloc.physics.projection import (
     OVERSAMPLING,
     LineGeometry,
@@ -30,8 +30,8 @@ from tomoloc.types import CTF
 __all__ = [
     "angular_weights",
     "back_project",
-    "back_project_by_height",
-    "flip_phases",
+    "back_project_depths",
+    "phase_flip",
     "ramp_filter",
     "sirt",
 ]
@@ -140,54 +140,49 @@ def back_project(
     ValueError
         If the numbers of images, angles and shifts differ, or an option is unknown.
     """
-    n = np.atleast_1d(np.asarray(tilt_angles)).shape[0]
-    if images.ndim != 3 or len(images) != n:
-        raise ValueError(f"expected images of shape ({n}, y, x), one a tilt; got {images.shape}")
     lines = _Lines(
+        images.shape,
         tilt_angles,
         shape=shape,
-        image_shape=images.shape[1:],
         weighting=weighting,
         roll_off=roll_off,
         border=border,
         shifts=shifts,
     )
-    for batch in lines.batches():
-        lines.add(images[batch], batch)
+    for batch in lines.geometry.batches(shape[1]):
+        tilts = np.arange(batch.start, batch.stop)
+        lines.gather(lines.spectra(images[batch], batch), tilts)
     return lines.volume()
 
 
-def back_project_by_height(
-    at_height: Callable[[NDArray[np.intp], float], NDArray[Any]],
+def back_project_depths(
+    images: NDArray[Any],
     tilt_angles: ArrayLike,
     *,
-    image_shape: tuple[int, int],
     shape: tuple[int, int, int],
-    step: float,
+    transfer: Transfer,
+    step: float = np.inf,
     weighting: Weighting = "ramp",
     roll_off: float = 0.9,
     border: Border = "zero",
 ) -> Array:
-    """Reconstruct a volume whose voxels see images that depend on their height along the beam.
+    """Reconstruct a volume, each height along the beam through a transfer function of its own.
 
-    With images whose phases are flipped for the defocus at each height, this is 3D-CTF correction
-    [1]_: defocus is then right across tilted images and through the thickness of the specimen.
-    The height of (x, y, z), measured from the volume's middle, is z cos t - x sin t at tilt t.
-    Between planes of height, images are interpolated linearly.
+    With `phase_flip`, this is 3D-CTF correction [1]_: defocus is right all across tilted images
+    and through the thickness of the specimen. The height of the point (x, y, z), measured from the
+    volume's middle, is z cos t - x sin t at tilt t.
 
     Parameters
     ----------
-    at_height : callable
-        ``at_height(tilts, height)`` gives the images, shape (n, y, x), of the tilts with these
-        indices as they should be for matter at `height` (in voxels).
-    tilt_angles : array_like, shape (n,)
-    image_shape : tuple of int (y, x)
-    shape : tuple of int (z, y, x)
-        Of the volume.
+    images, tilt_angles, shape, roll_off, border
+        As of `back_project`. Along y, images repeat themselves.
+    transfer : callable
+        See `tomoloc.physics.imaging.Transfer`.
     step : float
-        Between planes of height, in voxels; they are its multiples.
-    weighting, roll_off, border
-        As of `back_project`.
+        Greatest distance of planes of height in voxels, see `tomoloc.physics.imaging.depth_step`.
+        Between them is interpolated; infinite for a single plane.
+    weighting : {"ramp", "none"}
+        "none" is the adjoint of `tomoloc.physics.imaging.image_depths`.
 
     Returns
     -------
@@ -196,68 +191,68 @@ def back_project_by_height(
     Raises
     ------
     ValueError
-        If `step` is not positive or an option is unknown.
+        As of `back_project`, or if `step` is not positive.
 
     References
     ----------
     .. [1] Turoňová et al., J. Struct. Biol. 199 (2017), doi:10.1016/j.jsb.2017.07.007.
     """
     if not step > 0:
-        raise ValueError(f"the step between planes of height must be positive; got {step}")
+        raise ValueError(f"step must be positive (voxels); got {step}")
     lines = _Lines(
+        images.shape,
         tilt_angles,
         shape=shape,
-        image_shape=image_shape,
         weighting=weighting,
         roll_off=roll_off,
         border=border,
     )
-    reach = lines.reach
-    for batch in lines.batches():
+    nz, ny, nx = shape
+    geometry = lines.geometry
+    reach = np.abs(geometry.cosines) * (nz - 1) / 2 + np.abs(geometry.sines) * (nx - 1) / 2
+    counts = np.where(np.isinf(step) | (reach == 0), 1, np.ceil(2 * reach / step) + 1).astype(int)
+    fx, fy = np.fft.rfftfreq(geometry.n_pixels)[:, None], np.fft.fftfreq(ny)
+    for batch in geometry.batches(ny * counts.max()):
         tilts = np.arange(batch.start, batch.stop)
-        last = int(np.ceil(reach[tilts].max() / step))
-        for plane in range(-last, last + 1):
-            # Planes beyond the volume still share in the voxels between them and the last inside.
-            seen = tilts[reach[tilts] > (abs(plane) - 1) * step]
-            if len(seen):
-                images = at_height(seen, plane * step)
-                lines.add(images, seen, height=plane * step, inverse_step=1 / step)
+        spectra = scipy.fft.fft(lines.spectra(images[batch], batch), axis=2, workers=-1)
+        planes, heights = [], []
+        for tilt, spectrum in zip(tilts, spectra, strict=True):
+            heights.append(
+                np.linspace(-reach[tilt], reach[tilt], counts[tilt])
+                if counts[tilt] > 1
+                else np.zeros(1)
+            )
+            passed = spectrum * np.conj(transfer(int(tilt), heights[-1], fx, fy))
+            planes.append(scipy.fft.ifft(passed, axis=2, workers=-1, overwrite_x=True))
+        density = np.divide(counts - 1, 2 * reach, out=np.zeros_like(reach), where=counts > 1)
+        owner = np.repeat(tilts, counts[batch])
+        lines.gather(
+            np.concatenate(planes), owner, heights=np.concatenate(heights), density=density[owner]
+        )
     return lines.volume()
 
 
-def flip_phases(
-    images: NDArray[Any], ctf: CTF, *, pixel_spacing: float, height: float = 0.0
-) -> Array:
-    """Turn the phases of frequencies where the CTF has reversed contrast.
+def phase_flip(ctf: CTF, *, voxel_spacing: float) -> Transfer:
+    """Transfer function that turns the phases where the CTF reverses contrast.
 
-    Dark stays dark: images are multiplied by minus the sign of the CTF, which is negative at low
-    frequencies.
-
-    Parameters
-    ----------
-    images : ndarray, shape (n, y, x)
-    ctf : CTF
-        Of the n images.
-    pixel_spacing : float
-    height : float
-        Above the place to which the CTF's defocus refers, towards the electron source; it lessens
-        the underfocus.
-
-    Returns
-    -------
-    ndarray of float32, shape (n, y, x)
+    It is minus the sign of the CTF, which is negative at low frequencies, so that dark stays dark.
+    Defocus is that of `ctf` in the middle of the volume; height, towards the electron source,
+    lessens the underfocus.
     """
-    _, rows, columns = images.shape
-    raised = replace(
-        ctf,
-        defocus_u_um=ctf.defocus_u_um - 1e-4 * height,
-        defocus_v_um=ctf.defocus_v_um - 1e-4 * height,
-    )
-    frequency_y = np.fft.fftfreq(rows, pixel_spacing)[:, None]
-    transfer = evaluate_ctf(raised, np.fft.rfftfreq(columns, pixel_spacing), frequency_y)
-    spectrum = scipy.fft.rfft2(np.asarray(images, dtype=np.float32), workers=-1)
-    spectrum *= np.where(transfer > 0, np.float32(-1), np.float32(1))
-    return np.asarray(scipy.fft.irfft2(spectrum, s=(rows, columns), workers=-1), np.float32)
+
+    def transfer(image: int, heights: Floats, fx: Floats, fy: Floats) -> Array:
+        raised = 1e-4 * voxel_spacing * heights
+        here = replace(
+            ctf,
+            defocus_u_um=ctf.defocus_u_um[image] - raised,
+            defocus_v_um=ctf.defocus_v_um[image] - raised,
+            defocus_angle=ctf.defocus_angle[image],
+            phase_shift=np.asarray(ctf.phase_shift)[image],
+        )
+        values = evaluate_ctf(here, fx / voxel_spacing, fy / voxel_spacing)
+        return np.where(values > 0, np.float32(-1), np.float32(1))
+
+    return transfer
 
 
 def sirt(
@@ -266,6 +261,8 @@ def sirt(
     *,
     shape: tuple[int, int, int],
     iterations: int,
+    transfer: Transfer | None = None,
+    step: float = np.inf,
 ) -> Array:
     """Reconstruct by simultaneous iterations from an empty volume.
 
@@ -284,6 +281,10 @@ def sirt(
     shape : tuple of int (z, y, x)
         Of the volume.
     iterations : int
+    transfer : callable, optional
+        Of the volume's heights, see `back_project_depths`; a factor of ±1 for each frequency.
+    step : float
+        See `back_project_depths`.
 
     Returns
     -------
@@ -292,7 +293,8 @@ def sirt(
     Raises
     ------
     ValueError
-        If there is no iteration or the numbers of images and angles differ.
+        If there is no iteration, the numbers of images and angles differ, or images to which a
+        transfer function applies are not as large as the volume's slices.
 
     References
     ----------
@@ -301,6 +303,11 @@ def sirt(
     if iterations < 1:
         raise ValueError(f"SIRT needs at least one iteration; got {iterations}")
     nz, ny, nx = shape
+    if transfer is not None and images.shape[1:] != (ny, nx):
+        raise ValueError(
+            f"with a transfer function, images must have the volume's sides {(ny, nx)};"
+            f" got {images.shape[1:]}"
+        )
     angles = np.atleast_1d(np.asarray(tilt_angles, dtype=float))
     tangent = np.abs(np.tan(np.deg2rad(angles))).max()
     side = int(np.ceil(nz * min(tangent, 2.0)))  # steeper rays leave through the sides
@@ -308,9 +315,18 @@ def sirt(
     share, seen = _ray_weights(angles, shape=shape, wide=wide, columns=images.shape[2])
     volume = np.zeros(wide, dtype=np.float32)
     for _ in range(iterations):
-        residual = images - project(volume, angles, image_shape=images.shape[1:])
-        residual *= share[:, None, :]
-        volume += seen * back_project(residual, angles, shape=wide, weighting="none")
+        if transfer is None:
+            residual = images - project(volume, angles, image_shape=images.shape[1:])
+            residual *= share[:, None, :]
+            step_volume = back_project(residual, angles, shape=wide, weighting="none")
+        else:
+            expected = image_depths(volume, angles, transfer=transfer, step=step)
+            residual = images - expected[:, :, side : side + nx]
+            residual *= share[:, None, :]
+            step_volume = back_project_depths(
+                residual, angles, shape=wide, transfer=transfer, step=step, weighting="none"
+            )
+        volume += seen * step_volume
     return np.ascontiguousarray(volume[:, :, side : side + nx])
 
 
@@ -345,74 +361,76 @@ def _ray_weights(
 
 
 class _Lines:
-    """Filtered lines of detector pixels and the volume in which they are gathered."""
+    """Filters lines of detector pixels and gathers them in a volume."""
 
     def __init__(
         self,
+        image_shape: tuple[int, ...],
         tilt_angles: ArrayLike,
         *,
         shape: tuple[int, int, int],
-        image_shape: tuple[int, ...],
         weighting: Weighting,
         roll_off: float,
         border: Border,
         shifts: ArrayLike | None = None,
     ) -> None:
+        n = np.atleast_1d(np.asarray(tilt_angles)).shape[0]
+        if len(image_shape) != 3 or image_shape[0] != n:
+            raise ValueError(f"expected images of shape ({n}, y, x), one a tilt; got {image_shape}")
         if weighting not in {"ramp", "none"}:
             raise ValueError(f"weighting must be 'ramp' or 'none'; got {weighting!r}")
         if border not in {"zero", "edge"}:
             raise ValueError(f"border must be 'zero' or 'edge'; got {border!r}")
-        nz, ny, nx = shape
-        rows, columns = image_shape
+        _, rows, columns = image_shape
         ramp = weighting == "ramp"
-        geometry = LineGeometry.make(
+        self.geometry = LineGeometry.make(
             tilt_angles,
             shape=shape,
             image_shape=(rows, columns),
             shifts=shifts,
             margin=columns // 2 + 8 if ramp else 8,  # the ramp's kernel is that long
         )
-        pixels = geometry.n_pixels
-        n = len(geometry.cosines)
+        pixels, start = self.geometry.n_pixels, self.geometry.start
         gains = np.broadcast_to(kernel_gain(pixels), (n, pixels // 2 + 1))
         if ramp:
             gains = gains * ramp_filter(pixels, roll_off=roll_off)
             gains = gains * angular_weights(tilt_angles)[:, None]
         # Padding the transform keeps samples as they are when it is scaled by the ratio of lengths.
         self._gains = (gains * OVERSAMPLING).astype(np.float32)
-        self._geometry = geometry
-        self._padding = (geometry.start, pixels - geometry.start - columns)
+        self._padding = ((0, 0), (start, pixels - start - columns), (0, 0))
         self._mode: Literal["constant", "edge"] = "constant" if border == "zero" else "edge"
-        self._volume = np.zeros((nz, nx, ny), dtype=np.float32)
-        #: Largest height above or below the middle at each tilt, in voxels.
-        self.reach = np.abs(geometry.cosines) * (nz - 1) / 2 + np.abs(geometry.sines) * (nx - 1) / 2
+        self._volume = np.zeros((shape[0], shape[2], shape[1]), dtype=np.float32)
 
-    def batches(self) -> list[slice]:
-        """Runs of images that fit into a fixed memory."""
-        return list(self._geometry.batches(self._volume.shape[2]))
-
-    def add(
-        self,
-        images: NDArray[Any],
-        tilts: slice | NDArray[np.intp],
-        *,
-        height: float = 0.0,
-        inverse_step: float = 0.0,
-    ) -> None:
-        """Filter the images of some tilts and add them, everywhere or about one height."""
-        geometry, pixels = self._geometry, self._geometry.n_pixels
-        rows = self._volume.shape[2]
+    def spectra(self, images: NDArray[Any], batch: slice) -> NDArray[np.complex64]:
+        """Transforms along x of some images' padded lines, filtered, shape (n, fx, y)."""
         lines: Array = np.ascontiguousarray(images.transpose(0, 2, 1), dtype=np.float32)
-        lines = shift_rows(lines, -geometry.row_offsets[tilts], n_rows=rows)
-        lines = np.pad(lines, ((0, 0), self._padding, (0, 0)), mode=self._mode)
-        spectrum = scipy.fft.rfft(lines, axis=1, workers=-1) * self._gains[tilts, :, None]
+        offsets = -self.geometry.row_offsets[batch]
+        lines = shift_rows(lines, offsets, n_rows=self._volume.shape[2])
+        lines = np.pad(lines, self._padding, mode=self._mode)
+        return scipy.fft.rfft(lines, axis=1, workers=-1) * self._gains[batch, :, None]
+
+    def gather(
+        self,
+        spectra: NDArray[Any],
+        tilts: NDArray[np.intp],
+        *,
+        heights: Floats | None = None,
+        density: Floats | None = None,
+    ) -> None:
+        """Add lines of these tilts: everywhere, or about planes of some height.
+
+        Away from a plane, weights fall by its `density` per voxel.
+        """
+        geometry = self.geometry
+        everywhere = np.zeros(len(tilts))
+        pixels = OVERSAMPLING * geometry.n_pixels
         _gather(
-            scipy.fft.irfft(spectrum, n=OVERSAMPLING * pixels, axis=1, workers=-1),
+            scipy.fft.irfft(spectra, n=pixels, axis=1, workers=-1, overwrite_x=True),
             geometry.cosines[tilts],
             geometry.sines[tilts],
             geometry.centers[tilts],
-            height,
-            inverse_step,
+            everywhere if heights is None else heights,
+            everywhere if density is None else density,
             self._volume,
         )
 
@@ -427,14 +445,13 @@ def _gather(
     cosines: Floats,
     sines: Floats,
     centers: Floats,
-    height: float,
-    inverse_step: float,
+    heights: Floats,
+    density: Floats,
     volume: Array,
 ) -> None:
     """Add to every voxel line volume[z, x, :] what fine[tilt, :, :] holds where it falls.
 
-    Weights fall linearly from 1 at `height` to 0 one step away; an inverse step of 0 means all
-    heights alike.
+    Weights fall from 1 at each one's height by its density per voxel; 0 means everywhere alike.
     """
     nz, nx, ny = volume.shape
     n_fine = fine.shape[1]
@@ -443,11 +460,11 @@ def _gather(
             step = OVERSAMPLING * cosines[tilt]
             depth = (z - (nz - 1) / 2) * sines[tilt]
             start = OVERSAMPLING * (centers[tilt] + depth) - step * (nx - 1) / 2
-            above = (z - (nz - 1) / 2) * cosines[tilt] + (nx - 1) / 2 * sines[tilt] - height
+            above = (z - (nz - 1) / 2) * cosines[tilt] + (nx - 1) / 2 * sines[tilt] - heights[tilt]
             for x in range(nx):
                 place = start + step * x
                 index = int(np.floor(place)) - 1
-                share = 1 - inverse_step * abs(above - x * sines[tilt])
+                share = 1 - density[tilt] * abs(above - x * sines[tilt])
                 if index < 0 or index + 3 >= n_fine or share <= 0:
                     continue
                 w0, w1, w2, w3 = spline_weights(place)

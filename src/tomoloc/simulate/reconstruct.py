@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from tomoloc.physics.ctf import electron_wavelength
+from tomoloc.physics.imaging import depth_step
 from tomoloc.physics.reconstruction import (
     back_project,
-    back_project_by_height,
-    flip_phases,
+    back_project_depths,
+    phase_flip,
     sirt,
 )
 from tomoloc.simulate.settings import Reconstruction, bounds
-from tomoloc.types import CTF, TiltSeries, Tomogram
+from tomoloc.types import TiltSeries, Tomogram
 
 __all__ = ["reconstruct"]
-
-#: Planes of height are so close that phases between them differ by this at Nyquist, in radian.
-_PHASE_STEP = 0.25
 
 Array = NDArray[np.float32]
 Shape = tuple[int, int, int]
@@ -119,44 +115,26 @@ def _solve(
     images: Array, series: TiltSeries, *, settings: Reconstruction, spacing: float, shape: Shape
 ) -> Array:
     """Reconstruct contrast by the method, and with the correction, that is asked for."""
-    correction, ctf, angles = str(settings.ctf_correction), series.ctf, series.tilt_angles
+    angles, correction = series.tilt_angles, str(settings.ctf_correction)
     roll_off = float(bounds(settings.roll_off)[0])
-    if correction != "none" and ctf is None:
+    iterations = int(bounds(settings.iterations)[0])
+    sirt_method = settings.method == "sirt"
+    if correction == "none":
+        if sirt_method:
+            return sirt(images, angles, shape=shape, iterations=iterations)
+        return back_project(images, angles, shape=shape, roll_off=roll_off)
+    if series.ctf is None:
         raise ValueError(f"ctf_correction {correction!r} needs a tilt series with a CTF; got none")
-    if correction == "flip-3d" and settings.method == "sirt":
-        raise ValueError("ctf_correction 'flip-3d' goes with method 'wbp'; use 'flip' with 'sirt'")
-    if correction == "flip-3d" and ctf is not None:
-        limit = np.pi * electron_wavelength(ctf.voltage_kv) / (2 * spacing) ** 2
-
-        def at_height(tilts: NDArray[np.intp], height: float) -> Array:
-            chosen = _take(ctf, tilts)
-            raised = height * spacing
-            return flip_phases(images[tilts], chosen, pixel_spacing=spacing, height=raised)
-
-        return back_project_by_height(
-            at_height,
-            angles,
-            image_shape=(images.shape[1], images.shape[2]),
-            shape=shape,
-            step=_PHASE_STEP / limit / spacing,
-            roll_off=roll_off,
+    transfer = phase_flip(series.ctf, voxel_spacing=spacing)
+    step = np.inf
+    if correction == "flip-3d":
+        step = depth_step(spacing, voltage_kv=series.ctf.voltage_kv) / spacing
+    if sirt_method:
+        return sirt(
+            images, angles, shape=shape, iterations=iterations, transfer=transfer, step=step
         )
-    if ctf is not None and correction == "flip":
-        images = flip_phases(images, ctf, pixel_spacing=spacing)
-    if settings.method == "sirt":
-        iterations = int(bounds(settings.iterations)[0])
-        return sirt(images, angles, shape=shape, iterations=iterations)
-    return back_project(images, angles, shape=shape, roll_off=roll_off)
-
-
-def _take(ctf: CTF, tilts: NDArray[np.intp]) -> CTF:
-    """CTF of some of the images."""
-    return replace(
-        ctf,
-        defocus_u_um=ctf.defocus_u_um[tilts],
-        defocus_v_um=ctf.defocus_v_um[tilts],
-        defocus_angle=ctf.defocus_angle[tilts],
-        phase_shift=np.asarray(ctf.phase_shift)[tilts],
+    return back_project_depths(
+        images, angles, shape=shape, transfer=transfer, step=step, roll_off=roll_off
     )
 
 
