@@ -286,7 +286,8 @@ class _Drawing:
         for grid in (self.blocked, self.room.occupied):
             _stamp(grid, tube, course.position, course.frame)
         members = [self._subunits(course, offset) for offset in self.offsets]
-        return [member for member in members if len(member)]
+        grid = self.room.grid
+        return [member for member in members if grid.contains(member.position).any()]
 
     def _subunits(self, course: _Course, offset: FloatArray) -> Filament:
         position = course.position + course.frame[:, :, :2] @ offset

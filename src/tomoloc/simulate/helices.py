@@ -120,8 +120,8 @@ _WALL_RADIUS = 112.0  # of the middle of a microtubule's wall with 13 protofilam
 _RESIDUE = {6: 4.99, 7: 1.36, 8: 1.49}
 _NUCLEOTIDE_THIRD = {6: 3.17, 7: 1.25, 8: 2.33, 15: 0.33}
 _LATTICE = (110.7 / 0.81) ** (1 / 3)  # Å between residues at the density of protein
-_SOLVENT = 0.2  # fraction of a molecule's space that clefts take
-_TEXTURE_PERIOD = 30.0
+_SOLVENT = 0.1  # fraction of a molecule's space that clefts take
+_TEXTURE_PERIOD = 20.0
 _DENTS = 0.12  # in radii of a domain
 
 
