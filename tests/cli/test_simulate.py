@@ -5,6 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,6 +92,104 @@ def test_resolved_recipe_makes_the_sample_again(run, recipe, tmp_path):
     assert content(tmp_path / "again" / "tiny_001") == content(made)
 
 
+def test_jobs_make_the_same_samples(run, recipe, tmp_path):
+    run(recipe, "-n", 3, "-o", tmp_path / "one")
+    code, said, complaint = run(recipe, "-n", 3, "-o", tmp_path / "two", "--jobs", 2)
+    assert (code, complaint) == (0, "")
+    names = [f"tiny_{i:03d}" for i in range(3)]
+    assert said.splitlines() == [str(tmp_path / "two" / name) for name in names]
+    for name in names:
+        assert content(tmp_path / "two" / name) == content(tmp_path / "one" / name)
+
+
+COMMAND = "import sys; from tomoloc.cli.main import main; sys.exit(main())"
+
+
+def start(*words):
+    """Run the command as a process, the leader of a group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.002)
+    return found
+
+
+def group_is_gone(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def worker_of(pid):
+    """Find one worker; `multiprocessing` has another child, which tracks resources."""
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
+            return int(child)
+    raise AssertionError("no worker")
+
+
+@pytest.mark.parametrize(
+    ("jobs", "victim", "how"),
+    [
+        (1, "all", signal.SIGINT),
+        (1, "parent", signal.SIGKILL),
+        (2, "all", signal.SIGINT),
+        (2, "parent", signal.SIGKILL),
+        (2, "worker", signal.SIGKILL),
+    ],
+)
+def test_a_killed_command_leaves_whole_samples_and_goes_on(
+    run, recipe, tmp_path, whole, jobs, victim, how
+):
+    out, words = tmp_path / "out", ["simulate", recipe, "-n", 20, "-o", tmp_path / "out"]
+    process = start(*words, "--jobs", jobs)
+    # In the middle of the work, and if possible in the middle of a sample that is being written.
+    wait_for(lambda: len(list(out.glob("tiny_*"))) >= 2 and list(out.glob(".writing-*/*/*/*")))
+    if victim == "all":  # as a terminal does
+        os.killpg(process.pid, how)
+    else:
+        os.kill(process.pid if victim == "parent" else worker_of(process.pid), how)
+    _, complaint = process.communicate(timeout=60)
+    wait_for(lambda: group_is_gone(process.pid))
+    finished = [path.name for path in out.iterdir() if not path.name.startswith(".")]
+    assert 2 <= len(finished) < 20
+    for name in finished:
+        assert content(out / name) == whole[name]
+    if victim == "parent":
+        assert (process.returncode, complaint) == (-how, "")
+    else:  # who is left has cleared away
+        assert not list(out.glob(".*"))
+        assert complaint.count("\n") == 1
+        expected = {"all": (130, "interrupted"), "worker": (2, "was killed (SIGKILL)")}[victim]
+        assert process.returncode == expected[0]
+        assert expected[1] in complaint
+    code, said, _ = run(*words[1:])  # how many at a time makes no difference
+    assert code == 0
+    assert said.splitlines() == [str(out / name) for name in whole]
+    assert {path.name: content(path) for path in out.iterdir()} == whole
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What 20 samples hold if nothing happens."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "tiny.toml").write_text(TOML)
+    assert main(["simulate", str(folder / "tiny.toml"), "-n", "20", "-o", str(folder)]) == 0
+    return {path.name: content(path) for path in sorted(folder.glob("tiny_*"))}
+
+
 def test_other_settings_are_not_mixed(run, recipe, tmp_path):
     out = tmp_path / "out"
     run(recipe, "-o", out)
@@ -114,6 +217,7 @@ def test_list(run):
         (["demo"], "needs a recipe and -o DIR"),
         (["-o", "out"], "needs a recipe and -o DIR"),
         (["demo", "-o", "out", "-n", "0"], "--number must be at least 1"),
+        (["demo", "-o", "out", "--jobs", "0"], "--jobs must be at least 1"),
         (["demo", "-o", "out", "--sed", "1"], "sed"),
     ],
 )

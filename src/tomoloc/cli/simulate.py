@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from tomoloc.simulate.recipe import Recipe
+    from tomoloc.simulate.scene import Simulator
 
 __all__ = ["simulate"]
 
@@ -23,6 +30,7 @@ def simulate(
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     tilt_series: Annotated[bool, Parameter(negative="")] = False,
     density: Annotated[bool, Parameter(negative="")] = False,
+    jobs: Annotated[int, Parameter(name=["--jobs", "-j"])] = 1,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
     show_list: Annotated[bool, Parameter(name="--list", negative="")] = False,
 ) -> None:
@@ -30,7 +38,7 @@ def simulate(
 
     Each sample becomes a folder with tomogram, particle table, labels and instances; the folders
     are printed. Samples that are already there, made with the same settings, are kept, so that
-    an interrupted command goes on where it stopped.
+    an interrupted or killed command, given again, goes on where it stopped.
 
     Parameters
     ----------
@@ -47,16 +55,19 @@ def simulate(
         Also write the images, tilt_series.mrc and tilt_angles.tlt.
     density : bool
         Also write the potential, density.mrc.
+    jobs : int
+        How many samples to make at a time, each in a process of its own that needs memory of its
+        own. The samples are the same.
     overwrite : bool
         Replace samples that were made with other settings.
     show_list : bool
         List the shipped recipes and stop.
     """
-    from tomoloc.io.atomic import check_writable
-    from tomoloc.io.samples import write_sample
+    from tomoloc.io.atomic import check_writable, remove_drafts
     from tomoloc.progress import progress, show_progress
     from tomoloc.simulate.recipe import read_recipe, recipe_to_mapping, shipped_recipes
-    from tomoloc.simulate.scene import Simulator, numbered_recipes
+    from tomoloc.simulate.scene import numbered_recipes
+    from tomoloc.simulate.stream import map_in_order
 
     if show_list:
         for name, shipped in shipped_recipes().items():
@@ -64,10 +75,11 @@ def simulate(
         return
     if recipe is None or output is None:
         raise ValueError("simulate needs a recipe and -o DIR; --list shows the shipped recipes")
-    if number < 1:
-        raise ValueError(f"--number must be at least 1; got {number}")
-    simulator = Simulator(read_recipe(recipe))
-    plans = numbered_recipes(simulator.recipe, number=number, seed=seed)
+    for option, value in (("--number", number), ("--jobs", jobs)):
+        if value < 1:
+            raise ValueError(f"{option} must be at least 1; got {value}")
+    asked = read_recipe(recipe)
+    plans = numbered_recipes(asked, number=number, seed=seed)
     extras = ["tilt_series.mrc"] * tilt_series + ["density.mrc"] * density
     finished = {
         plan.name
@@ -76,22 +88,54 @@ def simulate(
         and _is_finished(output / plan.name, recipe_to_mapping(plan), wanted=extras)
     }
     check_writable(output)
-    with show_progress(sys.stderr.isatty()):
-        for plan in progress(plans, f"simulating {simulator.recipe.name}"):
-            folder = output / plan.name
-            if plan.name in finished:
-                logger.info("%s is there already and was kept", folder)
-            else:
-                sample = simulator.render(simulator.draw_resolved(plan))
-                write_sample(
-                    sample,
-                    folder,
-                    recipe=recipe_to_mapping(plan),
-                    tilt_series=tilt_series,
-                    density=density,
-                )
-            sys.stdout.write(f"{folder}\n")
-            sys.stdout.flush()
+    if remove_drafts(output):
+        logger.info("%s: removed what a killed command left half written", output)
+    missing = [plan for plan in plans if plan.name not in finished]
+    maker = _Maker(recipe=asked, output=output, tilt_series=tilt_series, density=density)
+    try:
+        with (
+            show_progress(sys.stderr.isatty()),
+            closing(map_in_order(maker, missing, workers=jobs if jobs > 1 else 0)) as made,
+        ):
+            for plan in progress(plans, f"simulating {asked.name}"):
+                folder = output / plan.name
+                if plan.name in finished:
+                    logger.info("%s is there already and was kept", folder)
+                else:
+                    next(made)
+                sys.stdout.write(f"{folder}\n")
+                sys.stdout.flush()
+    finally:
+        remove_drafts(output)  # of processes that were ended with this one
+
+
+@dataclass(kw_only=True)
+class _Maker:
+    """Makes and writes the sample of a resolved recipe, here or in another process."""
+
+    recipe: Recipe
+    output: Path
+    tilt_series: bool
+    density: bool
+
+    @cached_property
+    def simulator(self) -> Simulator:
+        from tomoloc.simulate.scene import Simulator
+
+        return Simulator(self.recipe)
+
+    def __call__(self, plan: Recipe) -> None:
+        from tomoloc.io.samples import write_sample
+        from tomoloc.simulate.recipe import recipe_to_mapping
+
+        sample = self.simulator.render(self.simulator.draw_resolved(plan))
+        write_sample(
+            sample,
+            self.output / plan.name,
+            recipe=recipe_to_mapping(plan),
+            tilt_series=self.tilt_series,
+            density=self.density,
+        )
 
 
 def _is_finished(folder: Path, recipe: dict[str, object], *, wanted: list[str]) -> bool:

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from logging.handlers import QueueHandler
@@ -37,7 +37,7 @@ Result = TypeVar("Result")
 THREAD_COUNTS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def stream(recipe: Recipe, *, seed: int, workers: int = 0, start: int = 0) -> Iterator[Sample]:
+def stream(recipe: Recipe, *, seed: int, workers: int = 0, start: int = 0) -> Generator[Sample]:
     """Make samples after a recipe without end.
 
     Parameters
@@ -91,7 +91,7 @@ class _Numbered:
 
 def map_in_order(
     function: Callable[[Item], Result], items: Sequence[Item], *, workers: int
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Apply a function to items in other processes and yield the results in order.
 
     Each process takes every so-manieth item, and is at most one result ahead of what it works on.
@@ -120,13 +120,13 @@ def map_in_order(
     if workers < 0:
         raise ValueError(f"workers must not be negative; got {workers}")
     if workers == 0:
-        return map(function, items)
+        return (function(item) for item in items)
     return _map_in_processes(function, items, workers)
 
 
 def _map_in_processes(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int
-) -> Iterator[Result]:
+) -> Generator[Result]:
     workers = min(workers, len(items))
     started: list[tuple[SpawnProcess, Connection]] = []
     try:
