@@ -13,7 +13,7 @@ from tomoloc.simulate.references import Reference
 from tomoloc.simulate.room import NO_ICE, Room
 from tomoloc.types import FloatArray
 
-__all__ = ["Body", "Space", "draw_body"]
+__all__ = ["Body", "Space", "draw_body", "turn_body"]
 
 TAKEN = 0  # value of the state where something lies, which no location allows
 _NO_ICE_BIT = 128
@@ -51,6 +51,20 @@ def draw_body(reference: Reference, *, voxel_spacing: float, rng: np.random.Gene
     """Turn a molecule at random, uniformly over all orientations and places within a voxel."""
     rotation = Rotation.random(rng=rng).as_matrix()
     shift = rng.uniform(-0.5, 0.5, 3)
+    return turn_body(
+        reference, rotation=rotation, shift=shift, voxel_spacing=voxel_spacing, rng=rng
+    )
+
+
+def turn_body(
+    reference: Reference,
+    *,
+    rotation: FloatArray,
+    shift: FloatArray,
+    voxel_spacing: float,
+    rng: np.random.Generator,
+) -> Body:
+    """Turn a molecule by a matrix, with its centre at `shift`, xyz in voxels, from a voxel's."""
     finer = voxel_spacing / reference.potential.voxel_spacing
     reach = np.abs(rotation) @ (np.array(_half(reference.envelope))[::-1] / finer)
     margin = np.ceil(reach[::-1]).astype(np.int64) + 2

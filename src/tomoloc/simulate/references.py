@@ -41,7 +41,8 @@ class Reference:
     envelope : ndarray of bool, shape (z, y, x)
         The space it takes. Its pores are closed as far as needed to contain the centre.
     center : ndarray, shape (3,)
-        Centre of mass xyz in the frame of the structure or map it was made from.
+        Centre of mass xyz in the frame of the structure or map it was made from; of a map that
+        states no origin, from the middle of its box.
     parts : ndarray of uint8, shape (z, y, x), optional
         Which part, counted from 1, each voxel of the envelope belongs to; 0 is none.
     rmsd : float
@@ -114,6 +115,8 @@ def make_reference(
         center = source.center
     else:
         potential, center = _center(normalize_map(source, mass_kda=mass_kda), voxel_spacing)
+        if not source.origin.any():  # as of maps whose header states none
+            center = center - source.center
     surface = min(MOLECULAR_SURFACE, float(potential.data.max()) / 2)
     envelope = _close_over_center(potential.data > surface, _FINER)
     which = None
