@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.constants as si
 
-from tomoloc.physics.ctf import electron_wavelength, evaluate_ctf
+from tomoloc.physics.ctf import electron_wavelength, evaluate_ctf, interaction_parameter
 from tomoloc.types import CTF
 
 
@@ -97,3 +97,40 @@ def test_each_image_has_its_own():
     for i, defocus in enumerate((2.0, 4.0)):
         alone = make_ctf(defocus_u_um=[defocus], defocus_v_um=[defocus])
         np.testing.assert_array_equal(both[i], evaluate_ctf(alone, x, y)[0])
+
+
+def test_agrees_with_torch_ctf():
+    """An independent program: the same function, of the opposite sign."""
+    torch_ctf = pytest.importorskip("torch_ctf")
+    shape, spacing = (48, 64), 3.0
+    ours = CTF(
+        defocus_u_um=[2.4],
+        defocus_v_um=[1.8],
+        defocus_angle=[25.0],
+        voltage_kv=200,
+        spherical_aberration_mm=2.0,
+        amplitude_contrast=0.1,
+        phase_shift=[40.0],
+    )
+    theirs = torch_ctf.calculate_ctf_2d(
+        defocus=2.1,
+        astigmatism=0.3,
+        astigmatism_angle=25.0,
+        voltage=200.0,
+        spherical_aberration=2.0,
+        amplitude_contrast=0.1,
+        phase_shift=40.0,
+        pixel_size=spacing,
+        image_shape=shape,
+        rfft=True,
+        fftshift=False,
+    ).numpy()
+    fx, fy = np.fft.rfftfreq(shape[1], spacing), np.fft.fftfreq(shape[0], spacing)[:, None]
+    np.testing.assert_allclose(evaluate_ctf(ours, fx, fy)[0], -theirs, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("voltage", "expected"), [(100, 9.244e-4), (200, 7.288e-4), (300, 6.526e-4)]
+)
+def test_interaction_parameter(voltage, expected):
+    assert interaction_parameter(voltage) == pytest.approx(expected, rel=1e-3)

@@ -325,21 +325,28 @@ def _paths(attenuation: Volume, potential: Volume, *, taken: Acquisition) -> NDA
     # Both grids turn about the potential's middle.
     offset = attenuation.center - potential.center
     turn = np.deg2rad(taken.true_angles)
-    along = offset[0] * np.cos(turn) + offset[2] * np.sin(turn)
-    shifts = taken.shifts + np.stack([along, np.full_like(along, offset[1])], axis=1)
-    paths = coarse * project(
-        attenuation.data, taken.true_angles, shifts=shifts / coarse, border="periodic"
-    )
-    for axis, n in zip((1, 2), potential.shape[1:], strict=True):
-        size = paths.shape[axis]
-        place = (np.arange(n) - (n - 1) / 2) * fine / coarse + (size - 1) / 2
-        place = np.clip(place, 0, size - 1)
-        low = np.minimum(place.astype(int), max(size - 2, 0))
-        part = (place - low).astype(np.float32)
-        part = part[:, None] if axis == 1 else part
-        near, far = paths.take(low, axis), paths.take(np.minimum(low + 1, size - 1), axis)
-        paths = near + (far - near) * part
+    along = taken.shifts[:, 0] + offset[0] * np.cos(turn) + offset[2] * np.sin(turn)
+    shifts = np.stack([along, np.zeros_like(along)], axis=1) / coarse
+    paths = coarse * project(attenuation.data, taken.true_angles, shifts=shifts, border="periodic")
+    # Along y rows are sampled where they lie; beyond the first and the last, nothing changes.
+    places = [
+        (np.arange(n) - (n - 1) / 2) * fine / coarse + (size - 1) / 2
+        for n, size in zip(potential.shape[1:], paths.shape[1:], strict=True)
+    ]
+    rows = places[0] - (taken.shifts[:, 1:] + offset[1]) / coarse
+    paths = _sample(paths.transpose(0, 2, 1), rows).transpose(0, 2, 1)
+    paths = _sample(paths, np.broadcast_to(places[1], (len(paths), len(places[1]))))
     return np.maximum(paths, 0)
+
+
+def _sample(lines: NDArray[np.float32], places: FloatArray) -> NDArray[np.float32]:
+    """Interpolate each image's lines (n, m, size) linearly at fractional places (n, count)."""
+    places = np.clip(places, 0, lines.shape[2] - 1)
+    low = np.clip(places.astype(int), 0, max(lines.shape[2] - 2, 0))
+    part = (places - low).astype(np.float32)[:, None]
+    near = np.take_along_axis(lines, low[:, None], axis=2)
+    far = np.take_along_axis(lines, np.minimum(low + 1, lines.shape[2] - 1)[:, None], axis=2)
+    return near + (far - near) * part
 
 
 def _count(
