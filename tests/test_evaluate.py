@@ -409,6 +409,49 @@ class TestLabels:
             assert evaluation.labels[label].chosen.n_tp == expected.labels[label].chosen.n_tp
 
 
+class TestDistractors:
+    """Truth has targets a and b at 0 and 100, distractors d at 200 and 300."""
+
+    truth = line(
+        *(0, 100, 200, 300),
+        label=["a", "b", "d", "d"],
+        extra={"tomolocRole": ["target", "target", "distractor", "distractor"]},
+    )
+
+    @pytest.mark.parametrize("label", [["a", "b", "a"], ""])
+    def test_are_no_misses_but_picks_on_them_are_wrong(self, label):
+        picks = line(1, 101, 201, label=label)
+        evaluation = evaluate_particles(picks, self.truth, radius=5)
+        chosen = evaluation.micro.chosen
+        assert (chosen.n_tp, chosen.n_fp, chosen.n_fn) == (2, 1, 0)
+        assert "d" not in evaluation.labels
+        assert any("2 distractors left out of the truth: 'd'" in x for x in evaluation.notes)
+        assert counts(picks, self.truth, radius=5) == (2, 1, 0)
+
+    def test_count_where_they_were_sought(self):
+        picks = line(1, 201, label=["a", "d"])
+        assert counts(picks, self.truth, radius=5) == (2, 0, 2)
+        chosen = evaluate_particles(
+            line(1, label="a"), self.truth, radius=5, labels=["a", "d"]
+        ).labels["d"]
+        assert chosen.chosen.n_fn == 2
+
+    def test_nothing_picked_misses_the_targets(self):
+        assert counts(line(), self.truth, radius=5) == (0, 0, 2)
+
+    def test_truth_of_distractors_alone_leaves_nothing_to_find(self):
+        assert counts(line(201, label="a"), self.truth[2:], radius=5) == (0, 1, 0)
+
+    def test_instances_count_them_still(self):
+        instances = np.zeros((1, 1, 40), dtype=np.uint16)
+        instances[0, 0, [10, 20, 30]] = [2, 3, 4]
+        grid = Volume(data=instances, voxel_spacing=10, origin=ORIGIN)
+        picks = line(100, 200, label=["b", "b"])
+        match = match_particles(picks, self.truth, radius=5, rule="shrec", instances=grid)
+        assert match.pairs.tolist() == [[0, 1]]
+        assert match.n_fp == 1
+
+
 class TestTomograms:
     """Names that mean the same tomogram, and intervals over tomograms."""
 

@@ -140,6 +140,22 @@ def test_labels(folders, capsys):
         assert message in run(picks, truth, "--radius", 5, *option, code=2, capsys=capsys)
 
 
+def test_distractors_of_a_sample_are_no_misses(folders, tmp_path, capsys):
+    picks, truth = folders
+    table = truth / "s_0" / "particles.star"
+    rows = table.read_text().replace("_rlnAutopickFigureOfMerit", "_tomolocRole")
+    table.write_text(rows.replace("a 0.9", "a target").replace("b 0.8", "b distractor"))
+    star(tmp_path / "other.star", "s_0", [(10, 20, 30, "a", 0.9), (50, 60, 70, "c", 0.8)])
+    out = run(tmp_path / "other.star", truth / "s_0", "--radius", 5, capsys=capsys)
+    found = [line.split()[:6] for line in out.splitlines()[3:5]]
+    assert found == [["a", "1", "1", "1", "0", "0"], ["c", "0", "1", "0", "1", "0"]]
+    out = run(picks / "s_0.star", truth / "s_0", "--radius", 5, capsys=capsys)
+    found = [line.split()[:6] for line in out.splitlines()[3:5]]
+    assert found == [["a", "1", "1", "1", "0", "0"], ["b", "1", "1", "1", "0", "0"]]
+    words = (tmp_path / "other.star", truth / "s_0", "--radius", 5, "--ignore-labels")
+    assert run(*words, capsys=capsys).splitlines()[3].split()[1:6] == ["1", "2", "1", "1", "0"]
+
+
 def test_errors(files, tmp_path, capsys):
     picks, truth = files
     spacing = ("--voxel-spacing", 10)

@@ -52,7 +52,8 @@ def evaluate(
     picks
         Particle file of any program, or a folder that tomoloc pick wrote.
     truth
-        Particle file of any program, a sample of tomoloc simulate, or a folder of samples.
+        Particle file of any program, a sample of tomoloc simulate, or a folder of samples. A
+        sample's distractors count only where picks have their label.
     radius
         Largest distance of a match in Å (tomotwin: half the side of the boxes).
     rule

@@ -132,7 +132,8 @@ def evaluate_particles(
     miss; picks in tomograms without truth are left out, and a note says so. Particles match
     only within their label: a pick of the wrong label is wrong. Where one side has no labels,
     labels are ignored; where the picks have a single label, only that one is scored; otherwise
-    every label counts, also one that was never picked.
+    every label counts, also one that was never picked. True particles that are distractors
+    (column tomolocRole) count only where picks or `labels` name their label.
 
     Parameters
     ----------

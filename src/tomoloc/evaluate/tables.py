@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 IntArray = NDArray[np.integer[Any]]
 
+ROLE = "tomolocRole"
 _SUFFIX = re.compile(
     r"(\.(tomostar|mrcs?|rec|map|st|ali|gz|zarr|ome|star|npy|npz|tiff?|em|hdf|h5|xml|mod|tbl|json)"
     r"|_\d+(\.\d+)?Apx|_rec)$",
@@ -116,7 +117,9 @@ def pair_tables(
 
     One tomogram on each side is the same one. Picks in tomograms that nobody annotated are left
     out. Where one side has no labels at all, labels are ignored; where the picks have a single
-    label, truth of other labels is left out; otherwise every label counts.
+    label, truth of other labels is left out; otherwise every label counts. True particles that
+    are distractors (column tomolocRole) count only where picks, or `labels`, name their label:
+    nobody was to find them, but a pick of another label on one of them is wrong.
 
     Parameters
     ----------
@@ -137,8 +140,11 @@ def pair_tables(
         bad = int(np.flatnonzero(~np.isfinite(picks.score))[0])
         raise ValueError(f"score of pick {bad + 1} is not a number; remove such picks first")
     tomograms, pick_tomogram, truth_tomogram, notes = _pair_tomograms(picks, truth, annotated)
-    names, pick_label, truth_label, more = _pair_labels(picks, truth, labels)
-    notes += more
+    sought, distractors = _sought(picks, truth, labels)
+    names, pick_label, sought_label, more = _pair_labels(picks, truth[sought], labels)
+    truth_label = np.full(len(truth), -1)
+    truth_label[sought] = sought_label
+    notes += [*distractors, *more]
     for note in notes:
         logger.warning("%s", note)
 
@@ -201,6 +207,19 @@ def _pair_tomograms(
         _codes(truth.tomogram, {theirs[name]: code[name] for name in theirs}),
         notes,
     )
+
+
+def _sought(
+    picks: Particles, truth: Particles, wanted: Collection[str] | None
+) -> tuple[NDArray[np.bool_], list[str]]:
+    """Tell which true particles were to be found, and note which were not."""
+    role = np.asarray(truth.extra.get(ROLE, np.full(len(truth), "")), dtype=np.str_)
+    named = [name for name in {*picks.labels, *(wanted or ())} if name]
+    sought = (role != "distractor") | np.isin(np.asarray(truth.label), named)
+    left_out = truth[~sought]
+    few = _few(name for name in left_out.labels if name)
+    notes = [f"{len(left_out)} distractors left out of the truth{few and ': '}{few}"]
+    return sought, notes if len(left_out) else []
 
 
 def _pair_labels(

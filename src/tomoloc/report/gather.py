@@ -210,13 +210,7 @@ def find_truth(runs: list[Run], *, path: str | Path | None = None) -> ParticleTa
         if file is None or not file.is_file() or file.parent.samefile(run.folder):
             continue
         table = read_table(file)
-        particles.append(
-            Particles(
-                position=table.particles.position,
-                label=table.particles.label,
-                tomogram=run.name,
-            )
-        )
+        particles.append(replace(table.particles, tomogram=run.name))
         frames[run.name] = run.frame
     if not frames:
         return None
