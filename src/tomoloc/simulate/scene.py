@@ -3,21 +3,56 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tomoloc.simulate.microscope import expose, reconstruct
+from tomoloc.physics.potential import ICE_POTENTIAL
+from tomoloc.simulate import atlas, surroundings
+from tomoloc.simulate.filaments import Filament, add_filaments, draw_filaments
+from tomoloc.simulate.helices import make_subunit
+from tomoloc.simulate.membranes import (
+    Bilayer,
+    add_bilayer,
+    draw_bilayers,
+    place_membrane_proteins,
+)
+from tomoloc.simulate.microscope import expose
+from tomoloc.simulate.molecules import make_references
 from tomoloc.simulate.packing import Packing, pack
 from tomoloc.simulate.recipe import Recipe
+from tomoloc.simulate.reconstruct import reconstruct
 from tomoloc.simulate.references import Reference, add_particles, make_reference
-from tomoloc.simulate.settings import BuiltIn, Species
-from tomoloc.simulate.structures import make_complex
-from tomoloc.types import CTF, Particles, Sample, Structure, TiltSeries, Volume
+from tomoloc.simulate.room import Room
+from tomoloc.simulate.settings import Filaments, Species
+from tomoloc.simulate.solids import Solid, add_solid
+from tomoloc.types import Sample, Tomogram, Volume
 
-__all__ = ["Scene", "Simulator", "draw_seed", "load_structure", "numbered_recipes"]
+__all__ = ["Scene", "Simulator", "draw_seed", "numbered_recipes"]
 
 logger = logging.getLogger(__name__)
+
+_CACHE_BYTES = 2**30
+_PER_MICROMOLAR = 6.02214e-10  # particles in 1 Å³ at 1 µmol/L
+_AT_MEMBRANES = ("membrane", "outside", "inside")
+
+# Numbers of the random streams of one scene. Resolving the recipe takes stream 0.
+_STREAMS = {
+    "packing": 1,
+    "counting": 2,
+    "ice": 3,
+    "carbon": 4,
+    "contamination": 5,
+    "membranes": 6,
+    "gold": 7,
+    "filaments": 8,
+    "membrane proteins": 9,
+    "conformers": 10,
+}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -28,11 +63,26 @@ class Scene:
     ----------
     recipe : Recipe
         Resolved: it has no ranges left, and a seed. Drawing from it gives this scene again.
+    ice : Ice
+    carbon : CarbonFilm, optional
+    crystals : Crystals, optional
+        Contamination.
+    beads : Beads, optional
+    bilayers : tuple of tuple of Bilayer
+        For each of the recipe's membranes.
+    filaments : tuple of tuple of Filament
+        For each of the recipe's filaments.
     packing : Packing
         Where the particles lie.
     """
 
     recipe: Recipe
+    ice: surroundings.Ice
+    carbon: surroundings.CarbonFilm | None = None
+    crystals: surroundings.Crystals | None = None
+    beads: surroundings.Beads | None = None
+    bilayers: tuple[tuple[Bilayer, ...], ...] = ()
+    filaments: tuple[tuple[Filament, ...], ...] = ()
     packing: Packing
 
 
@@ -54,8 +104,8 @@ class Simulator:
     """
 
     recipe: Recipe
-    _references: dict[tuple[object, ...], Reference] = field(
-        default_factory=dict, init=False, repr=False
+    _references: OrderedDict[Any, list[Reference]] = field(
+        default_factory=OrderedDict, init=False, repr=False
     )
 
     def draw(self, rng: np.random.Generator | None = None, *, name: str | None = None) -> Scene:
@@ -81,19 +131,42 @@ class Simulator:
 
     def draw_resolved(self, recipe: Recipe) -> Scene:
         """Draw the scene of a resolved recipe, which may differ from this simulator's."""
-        specimen = recipe.specimen
-        packing = pack(
-            [self._reference(species, recipe) for species in recipe.species],
-            [int(_number(species.count)) for species in recipe.species],
-            shape=specimen.shape,
-            voxel_spacing=specimen.voxel_spacing,
-            rng=_stream(recipe, 1),
-            thickness=None if specimen.thickness is None else _number(specimen.thickness),
-            clearance=specimen.clearance,
-            border=specimen.border,
+        ice = surroundings.draw_ice(recipe.specimen, rng=_stream(recipe, "ice"))
+        room = surroundings.make_room(recipe.specimen, ice)
+        carbon = crystals = beads = None
+        if recipe.carbon is not None:
+            rng = _stream(recipe, "carbon")
+            carbon = surroundings.draw_carbon(recipe.carbon, room=room, rng=rng)
+        if recipe.contamination is not None:
+            rng = _stream(recipe, "contamination")
+            crystals = surroundings.draw_contamination(recipe.contamination, room=room, rng=rng)
+        rng = _stream(recipe, "membranes")
+        bilayers = tuple(
+            tuple(draw_bilayers(settings, room=room, rng=rng)) for settings in recipe.membranes
         )
+        if recipe.gold is not None:
+            beads = surroundings.draw_beads(recipe.gold, room=room, rng=_stream(recipe, "gold"))
+        rng = _stream(recipe, "filaments")
+        filaments = tuple(
+            tuple(
+                draw_filaments(
+                    settings, reference=self._subunit(settings, recipe), room=room, rng=rng
+                )
+            )
+            for settings in recipe.filaments
+        )
+        packing = self._pack(recipe, room, bilayers)
         _report_missing(recipe, packing)
-        return Scene(recipe=recipe, packing=packing)
+        return Scene(
+            recipe=recipe,
+            ice=ice,
+            carbon=carbon,
+            crystals=crystals,
+            beads=beads,
+            bilayers=bilayers,
+            filaments=filaments,
+            packing=packing,
+        )
 
     def render(self, scene: Scene) -> Sample:
         """Make the sample of a scene: the same scene gives the same bytes.
@@ -102,46 +175,246 @@ class Simulator:
         -------
         Sample
             `density` is the potential above ice in volt; `instances` are rows of `particles`
-            plus one, `labels` number the recipe's labels from 1 in their order.
+            plus one, followed by the numbers of filaments, membranes and the rest, whose ranges
+            `summary` tells; `labels` number the recipe's labels from 1 in their order.
         """
+        recipe, specimen = scene.recipe, scene.recipe.specimen
+        model = self._model(scene)
+        solids = [solid for solid, _ in _solids(scene).values()]
+        loss = None
+        if scene.ice.heights.size or solids:
+            loss = surroundings.attenuation(
+                replace(scene.ice, slope=0.0),
+                solids,
+                shape=specimen.shape,
+                voxel_spacing=specimen.voxel_spacing,
+                voltage_kv=_number(recipe.microscope.voltage_kv),
+            )
+        taken = expose(
+            model.density,
+            microscope=recipe.microscope,
+            rng=_stream(recipe, "counting"),
+            thickness=scene.ice.thickness,
+            attenuation=loss,
+            halves=recipe.reconstruction.halves,
+        )
+        tomogram, *halves = [
+            reconstruct(
+                series, settings=recipe.reconstruction, shape=specimen.shape, name=recipe.name
+            )
+            for series in taken
+        ]
+        return self._describe(scene, model, tomogram, tuple(halves))
+
+    def stream(self, *, seed: int, workers: int = 0, start: int = 0) -> Iterator[Sample]:
+        """Make samples without end, in other processes if asked for: see `stream.stream`."""
+        from tomoloc.simulate.stream import stream
+
+        return stream(self.recipe, seed=seed, workers=workers, start=start)
+
+    def _model(self, scene: Scene) -> _Model:
+        """Put everything at its place: potential, instances and labels."""
         recipe, packing = scene.recipe, scene.packing
-        specimen, spacing = recipe.specimen, recipe.specimen.voxel_spacing
-        density = np.zeros(specimen.shape, dtype=np.float32)
-        width = np.uint16 if len(packing.position) < 2**16 else np.uint32
-        instances = np.zeros(specimen.shape, dtype=width)
-        potential = Volume(data=density, voxel_spacing=spacing, name=recipe.name)
+        shape, spacing = recipe.specimen.shape, recipe.specimen.voxel_spacing
+        numbers = _number_instances(scene)
+        total = sum(count for _, count in numbers.values())
+        density = np.zeros(shape, dtype=np.float32)
+        instances = np.zeros(shape, dtype=np.uint16 if total < 2**16 else np.uint32)
+        labels = np.zeros(shape, dtype=np.uint16)
+        legend = atlas.make_legend(recipe)
+        values = {name: value for value, name in legend.items()}
+        grid = Volume(data=density, voxel_spacing=spacing, name=recipe.name)
+        references, label_values, offsets = [], [], [0]
+        for species, variants in zip(recipe.species, self._variants(recipe), strict=True):
+            references += variants
+            label_values += [atlas.values_of(species, legend)] * len(variants)
+            offsets.append(len(references))
         add_particles(
             density,
             instances,
-            [self._reference(species, recipe) for species in recipe.species],
-            index=potential.to_index(packing.position),
+            references,
+            index=grid.to_index(packing.position),
             rotation=packing.rotation,
-            species=packing.species,
+            species=np.array(offsets[:-1], dtype=int)[packing.species] + packing.conformer,
+            labels=labels,
+            label_values=label_values,
         )
-        names = list(dict.fromkeys(species.name for species in recipe.species))
-        value = np.array([names.index(species.name) + 1 for species in recipe.species], int)
-        lookup = np.concatenate([[0], value[packing.species]]).astype(np.uint16)
-        tilt_series = _expose(recipe, potential)
-        tomogram = reconstruct(tilt_series, shape=specimen.shape, name=recipe.name)
+        first = numbers["filaments"][0]
+        for settings, group in zip(recipe.filaments, scene.filaments, strict=True):
+            add_filaments(
+                density,
+                instances,
+                list(group),
+                reference=self._subunit(settings, recipe),
+                voxel_spacing=spacing,
+                first=first,
+                labels=labels,
+                label_values=atlas.values_of(settings, legend),
+            )
+            first += len(group)
+        coverage = np.broadcast_to(scene.ice.coverage(grid), shape)
+        first = numbers["membranes"][0]
+        for bilayer in (one for group in scene.bilayers for one in group):
+            add_bilayer(
+                density,
+                instances,
+                bilayer,
+                voxel_spacing=spacing,
+                instance=first,
+                labels=labels,
+                label=values[bilayer.label],
+                ice=coverage,
+            )
+            first += 1
+        if scene.ice.heights.size:
+            # An even layer of ice, however inclined, has no contrast: only its roughness counts.
+            even = replace(scene.ice, heights=np.zeros((2, 0, 0))).coverage(grid)
+            density += np.float32(ICE_POTENTIAL) * (coverage - even)
+        for name, (solid, label) in _solids(scene).items():
+            add_solid(
+                density,
+                instances,
+                solid,
+                voxel_spacing=spacing,
+                instance=numbers[name][0],
+                labels=labels,
+                label=values[label],
+            )
+        return _Model(density=grid, instances=instances, labels=labels, legend=legend)
+
+    def _describe(
+        self, scene: Scene, model: _Model, tomogram: Tomogram, halves: tuple[Tomogram, ...]
+    ) -> Sample:
+        """Put the truth beside the tomogram, on its grid."""
+        recipe, numbers = scene.recipe, _number_instances(scene)
+        factor = recipe.reconstruction.binning
+        grid = model.density
+        coverage = np.broadcast_to(scene.ice.coverage(grid), grid.shape)
+        particles = atlas.list_particles(
+            recipe, scene.packing, self._variants(recipe), first=numbers["membranes"][0]
+        )
+        membranes = atlas.list_membranes(
+            recipe, scene.bilayers, grid=grid, ice=coverage, first=numbers["membranes"][0]
+        )
+        filaments = atlas.list_filaments(recipe, scene.filaments, first=numbers["filaments"][0])
+        instances, labels = atlas.bin_instances(model.instances, model.labels, factor)
+        # Positions count from the centre of the tomogram's own first voxel.
+        moved = [
+            None if table is None else replace(table, position=table.position - tomogram.origin)
+            for table in (particles, membranes, filaments)
+        ]
+        tomogram, *halves_ = (replace(one, origin=np.zeros(3)) for one in (tomogram, *halves))
+        density = atlas.bin_grid(grid, factor)
         return Sample(
             tomogram=tomogram,
-            particles=_particles(recipe, packing),
-            labels=potential.with_data(lookup[instances]),
-            legend={i + 1: name for i, name in enumerate(names)},
-            instances=potential.with_data(instances),
+            particles=moved[0] or particles,
+            labels=density.with_data(labels),
+            legend=model.legend,
+            instances=density.with_data(instances),
+            membranes=moved[1],
+            filaments=moved[2],
+            halves=tuple(halves_),
+            summary=_summarize(scene),
             scene=scene,
-            density=potential,
+            density=density,
         )
 
-    def _reference(self, species: Species, recipe: Recipe) -> Reference:
-        spacing = recipe.specimen.voxel_spacing
-        key = (species.structure, species.mass_kda, species.assembly, spacing)
-        if key not in self._references:
-            source = load_structure(species)
-            self._references[key] = make_reference(
-                source, voxel_spacing=spacing, mass_kda=species.mass_kda
+    def _pack(
+        self, recipe: Recipe, room: Room, bilayers: tuple[tuple[Bilayer, ...], ...]
+    ) -> Packing:
+        """Place membrane proteins, then soluble particles."""
+        specimen, variants = recipe.specimen, self._variants(recipe)
+        counts = np.array([_count(species, room) for species in recipe.species], dtype=float)
+        bound = np.array([s.location in _AT_MEMBRANES for s in recipe.species], dtype=bool)
+        packings = []
+        clearance = _number(specimen.clearance)
+        if bound.any():
+            packings.append(
+                place_membrane_proteins(
+                    variants,
+                    np.where(bound, counts, 0).astype(int).tolist(),
+                    bilayers=[bilayer for group in bilayers for bilayer in group],
+                    room=room,
+                    rng=_stream(recipe, "membrane proteins"),
+                    locations=[species.location for species in recipe.species],
+                    membranes=[species.membrane for species in recipe.species],
+                    clearance=clearance,
+                )
             )
-        return self._references[key]
+        packings.append(
+            pack(
+                variants,
+                np.where(bound, 0, counts).tolist(),
+                room=room,
+                rng=_stream(recipe, "packing"),
+                locations=[
+                    "anywhere" if b else s.location
+                    for s, b in zip(recipe.species, bound, strict=True)
+                ],
+                layers=[species.layer for species in recipe.species],
+                clearance=clearance,
+                border=specimen.border,
+                method=str(specimen.packing),
+                fraction=None if specimen.fraction is None else _number(specimen.fraction),
+            )
+        )
+        return Packing.concatenate(packings)
+
+    def _variants(self, recipe: Recipe) -> list[list[Reference]]:
+        """References of each species; of flexible ones, those of this very recipe."""
+        variants = []
+        for number, species in enumerate(recipe.species):
+            key: tuple[Any, ...] = (
+                species.structure,
+                species.mass_kda,
+                species.assembly,
+                species.parts,
+                recipe.specimen.voxel_spacing,
+            )
+            if species.conformers:
+                key = (*key, species.conformers, species.rmsd, recipe.seed, number)
+            if key not in self._references:
+                rng = np.random.default_rng([int(recipe.seed or 0), _STREAMS["conformers"], number])
+                self._references[key] = make_references(
+                    species, voxel_spacing=recipe.specimen.voxel_spacing, rng=rng
+                )
+            self._references.move_to_end(key)
+            variants.append(self._references[key])
+        self._forget()
+        return variants
+
+    def _subunit(self, settings: Filaments, recipe: Recipe) -> Reference:
+        spacing = recipe.specimen.voxel_spacing
+        helix = (settings.kind, settings.structure, settings.rise, settings.twist)
+        key = ("filament", helix, settings.parts, spacing)
+        if key not in self._references:
+            self._references[key] = [
+                make_reference(make_subunit(settings), voxel_spacing=spacing, parts=settings.parts)
+            ]
+        return self._references[key][0]
+
+    def _forget(self) -> None:
+        """Let go of the references that were used longest ago, beyond a gigabyte."""
+        sizes = {
+            key: sum(one.potential.data.nbytes for one in variants)
+            for key, variants in self._references.items()
+        }
+        excess = sum(sizes.values()) - _CACHE_BYTES
+        for key, size in sizes.items():
+            if excess <= 0:
+                break
+            del self._references[key]
+            excess -= size
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Model:
+    """A rendered scene before the microscope."""
+
+    density: Volume
+    instances: NDArray[np.integer[Any]]
+    labels: NDArray[np.uint16]
+    legend: dict[int, str]
 
 
 def draw_seed(rng: np.random.Generator) -> int:
@@ -164,71 +437,83 @@ def numbered_recipes(recipe: Recipe, *, number: int, seed: int | None = None) ->
     ]
 
 
-def load_structure(species: Species) -> Structure | Volume:
-    """Make or read the structure of one species of a resolved recipe."""
-    structure = species.structure
-    if isinstance(structure, BuiltIn):
-        mass = structure.mass_kda
-        return make_complex(
-            int(_number(structure.seed)),
-            mass_kda=None if mass is None else _number(mass),
-            symmetry=structure.symmetry,
-        )
-    from tomoloc.io.structures import read_structure
-
-    return read_structure(structure, assembly=species.assembly)
-
-
-def _expose(recipe: Recipe, potential: Volume) -> TiltSeries:
-    microscope = recipe.microscope
-    angles = microscope.tilt_angles
-    defocus = np.full(len(angles), _number(microscope.defocus_um))
-    ctf = CTF(
-        defocus_u_um=defocus,
-        defocus_v_um=defocus,
-        defocus_angle=np.zeros(len(angles)),
-        voltage_kv=microscope.voltage_kv,
-        spherical_aberration_mm=microscope.spherical_aberration_mm,
-        amplitude_contrast=_number(microscope.amplitude_contrast),
-        phase_shift=_number(microscope.phase_shift),
-    )
-    ice = recipe.specimen.thickness
-    return expose(
-        potential,
-        tilt_angles=angles,
-        dose_e_per_a2=_number(microscope.dose_e_per_a2),
-        ctf=ctf,
-        rng=_stream(recipe, 2),
-        thickness=float(potential.extent[2]) if ice is None else _number(ice),
-    )
+def _number_instances(scene: Scene) -> dict[str, tuple[int, int]]:
+    """First instance number and how many there are, of each kind of thing."""
+    counts = {
+        "particles": len(scene.packing.position),
+        "filaments": sum(len(group) for group in scene.filaments),
+        "membranes": sum(len(group) for group in scene.bilayers),
+        **{name: len(solid) for name, (solid, _) in _solids(scene).items()},
+    }
+    numbers, first = {}, 1
+    for name, count in counts.items():
+        numbers[name] = (first, count)
+        first += count
+    return numbers
 
 
-def _particles(recipe: Recipe, packing: Packing) -> Particles:
-    labels = np.array([species.name for species in recipe.species], dtype=np.str_)
-    n = len(packing.position)
-    return Particles(
-        position=packing.position,
-        label=labels[packing.species],
-        tomogram=recipe.name,
-        rotation=packing.rotation,
-        extra={
-            "tomolocInstance": np.arange(1, n + 1),
-            "tomolocConformer": np.zeros(n, dtype=int),
-            "tomolocVisibleFraction": np.round(packing.visible, 4),
+def _solids(scene: Scene) -> dict[str, tuple[Solid, str]]:
+    """Things of gold, carbon and ice that the scene has, with their labels."""
+    recipe = scene.recipe
+    solids: dict[str, tuple[Solid, str]] = {}
+    for name, solid, settings in (
+        ("gold", scene.beads, recipe.gold),
+        ("carbon", scene.carbon, recipe.carbon),
+        ("contamination", scene.crystals, recipe.contamination),
+    ):
+        if solid is not None and settings is not None:
+            solids[name] = (solid, settings.label)
+    return solids
+
+
+def _summarize(scene: Scene) -> dict[str, Any]:
+    """What the tables and volumes of a sample do not tell."""
+    recipe, packing = scene.recipe, scene.packing
+    rows = zip(recipe.species, packing.asked, packing.placed, strict=True)
+    items: list[Species | Filaments] = [*recipe.species, *recipe.filaments]
+    return {
+        "volume_fraction": round(packing.fraction, 5),
+        "species": [
+            {"label": s.name, "role": s.role, "asked": int(asked), "placed": int(placed)}
+            for s, asked, placed in rows
+        ],
+        "parts": {part.label: item.name for item in items for part in item.parts},
+        "instances": {
+            name: {"first": first, "count": count}
+            for name, (first, count) in _number_instances(scene).items()
+            if count
         },
-    )
+    }
+
+
+def _count(species: Species, room: Room) -> float:
+    """How many particles a recipe asks for."""
+    if species.concentration_um is None:
+        return _number(species.count)
+    location = species.location if species.location in {"cytosol", "lumen"} else "anywhere"
+    return round(_number(species.concentration_um) * _PER_MICROMOLAR * room.size(location))
 
 
 def _report_missing(recipe: Recipe, packing: Packing) -> None:
+    if recipe.specimen.fraction is not None:
+        wanted = _number(recipe.specimen.fraction)
+        if packing.fraction < 0.9 * wanted:
+            logger.warning(
+                "%s: no room for more than %.3f of the ice; %.3f was asked for",
+                recipe.name,
+                packing.fraction,
+                wanted,
+            )
+        return
     rows = zip(recipe.species, packing.asked, packing.placed, strict=True)
     short = [f"{placed} of {asked} {s.name}" for s, asked, placed in rows if placed < asked]
     if short:
         logger.warning("%s: no room for more than %s", recipe.name, ", ".join(short))
 
 
-def _stream(recipe: Recipe, number: int) -> np.random.Generator:
+def _stream(recipe: Recipe, part: str) -> np.random.Generator:
     """Give each part of a scene its own chance, so that fixing one leaves the others alone."""
-    return np.random.default_rng([int(recipe.seed or 0), number])
+    return np.random.default_rng([int(recipe.seed or 0), _STREAMS[part]])
 
 
 def _number(value: object) -> float:
