@@ -25,6 +25,7 @@ _FORMS = {
     "tube": _CAPSULE,
     "sheet": _PLANE,
 }
+_HEAD_GROUP = 5.0  # Å; from the middle of a layer of head groups to where it ends
 _STEEP = 2.5  # slopes of a level that only its kinks have
 _PROBE = 0.5  # Å; step of the finite differences that give normals
 
@@ -72,6 +73,11 @@ class Bilayer:
     def is_closed(self) -> bool:
         """Whether it has an inside."""
         return self.shape != "sheet"
+
+    @property
+    def half_width(self) -> float:
+        """From the middle to where the head groups end."""
+        return self.thickness / 2 + _HEAD_GROUP
 
     @property
     def extent(self) -> FloatArray:

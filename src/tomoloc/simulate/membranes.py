@@ -14,16 +14,23 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from tomoloc.simulate.bilayers import Bilayer, draw_waves, settle, turn_to
+from tomoloc.simulate.membrane_proteins import place_membrane_proteins
 from tomoloc.simulate.room import LUMEN, NO_ICE, Room
 from tomoloc.simulate.settings import Membranes, bounds
 from tomoloc.types import FloatArray, Volume
 
-__all__ = ["Bilayer", "add_bilayer", "bilayer_profile", "draw_bilayers", "surface_points"]
-__all__ += ["turn_to"]
+__all__ = [
+    "Bilayer",
+    "add_bilayer",
+    "bilayer_profile",
+    "draw_bilayers",
+    "place_membrane_proteins",
+    "surface_points",
+    "turn_to",
+]
 
 logger = logging.getLogger(__name__)
 
-HEAD_GROUP = 5.0  # Å; from the middle of a layer of head groups to where it ends
 _SHAPES_TRIED = 20
 _CENTERS = 512  # tried for one shape before another is drawn
 _GAP = 10.0  # Å between the head groups of a bilayer and what else is there
@@ -104,7 +111,7 @@ def add_bilayer(
     labels : ndarray of int, shape (z, y, x), optional
     label : int
         Written into `labels`.
-    ice : ndarray, shape (z, y, x), optional
+    ice : ndarray, shape (z, y, x) or one that broadcasts to it, optional
         Fraction of each voxel that is ice; there is no bilayer outside of it.
     """
     grid = Volume(data=density, voxel_spacing=voxel_spacing)
@@ -115,15 +122,16 @@ def add_bilayer(
     # As soft an edge as that of the particles, whose surface runs through the outermost voxels.
     room = 1 - ndimage.gaussian_filter(taken.astype(np.float32), 0.5)
     if ice is not None:
-        room *= ice[box]
+        ice = np.broadcast_to(ice, density.shape)[box]
+        room *= ice
     near = np.abs(distance) < edge + 4 * spread
     density[box][near] += (
         bilayer_profile(distance[near], thickness=bilayer.thickness, voxel_spacing=voxel_spacing)
         * room[near]
     )
-    own = (np.abs(distance) <= edge + HEAD_GROUP) & ~taken
+    own = (np.abs(distance) <= bilayer.half_width) & ~taken
     if ice is not None:
-        own &= ice[box] > 0.5
+        own &= ice > 0.5
     instances[box][own] = instance
     if labels is not None:
         labels[box][own] = label
@@ -172,7 +180,7 @@ def surface_points(
         Its data do not matter.
     spacing : float
         There is about one point in each square of this edge.
-    ice : ndarray, shape (z, y, x), optional
+    ice : ndarray, shape (z, y, x) or one that broadcasts to it, optional
         Fraction of each voxel that is ice; there are no points outside of it.
 
     Returns
@@ -181,7 +189,10 @@ def surface_points(
         xyz in Å, and unit vectors that point outward.
     """
     position, normal = bilayer.sample(np.random.default_rng(0), density=6 / spacing**2)
-    inside = is_in_ice(position, grid, None if ice is None else ice > 0.5)
+    inside = grid.contains(position)
+    if ice is not None:
+        z, y, x = np.rint(grid.to_index(position[inside])).astype(int).T
+        inside[inside] = np.broadcast_to(ice, grid.shape)[z, y, x] > 0.5
     position, normal = position[inside], normal[inside]
     # Of points in random order, each that no chosen one is near: their density is 0.7 / r².
     tree, free = cKDTree(position.reshape(-1, 3)), np.ones(len(position), dtype=bool)
@@ -191,17 +202,6 @@ def surface_points(
             chosen.append(i)
             free[tree.query_ball_point(position[i], 0.84 * spacing)] = False
     return position[chosen], normal[chosen]
-
-
-def is_in_ice(
-    position: FloatArray, grid: Volume, ice: NDArray[np.bool_] | None
-) -> NDArray[np.bool_]:
-    """Tell which positions, shape (n, 3), lie in the volume and in voxels of ice."""
-    inside = grid.contains(position)
-    if ice is not None:
-        z, y, x = np.rint(grid.to_index(position[inside])).astype(int).T
-        inside[inside] = ice[z, y, x]
-    return inside
 
 
 def _gauss(x: FloatArray, width: float) -> FloatArray:
@@ -251,7 +251,7 @@ def _find_sheet(settings: Membranes, room: Room, rng: np.random.Generator) -> Bi
     ice = room.compartment != NO_ICE
     for _ in range(_SHAPES_TRIED):
         bilayer = _make(settings, room, rng, center=rng.uniform(0.1, 0.9, 3) * room.extent)
-        reach = _reach(bilayer) + _gap(room)
+        reach = bilayer.half_width + _gap(room)
         box, distance = bilayer.distance(room.grid, reach=reach + 1)
         band = np.abs(distance) <= reach
         if not (band & blocked[box]).any() and (band & ice[box]).any():
@@ -299,14 +299,9 @@ def _lay(
     points, _ = upright.sample(np.random.default_rng(0), density=1 / 30**2)
     turns = Rotation.concatenate([bilayer.rotation, Rotation.random(200, rng=rng)])
     z = turns.as_matrix()[:, 2] @ (points - bilayer.center).T
-    below, above = z.min(axis=1) - _reach(bilayer), z.max(axis=1) + _reach(bilayer)
+    below, above = z.min(axis=1) - bilayer.half_width, z.max(axis=1) + bilayer.half_width
     first = int(np.argmax(above - below < thickness))  # 0 where none fits
     return replace(bilayer, rotation=turns[first]), float(below[first]), float(above[first])
-
-
-def _reach(bilayer: Bilayer) -> float:
-    """From the middle to where the head groups end."""
-    return bilayer.thickness / 2 + HEAD_GROUP
 
 
 def _gap(room: Room) -> float:
@@ -315,7 +310,7 @@ def _gap(room: Room) -> float:
 
 
 def _take(bilayer: Bilayer, room: Room) -> None:
-    reach = _reach(bilayer)
+    reach = bilayer.half_width
     box, distance = bilayer.distance(room.grid, reach=reach + 1)
     ice = room.compartment[box] != NO_ICE
     room.occupied[box] |= (np.abs(distance) <= reach) & ice
@@ -325,7 +320,7 @@ def _take(bilayer: Bilayer, room: Room) -> None:
 
 def _solid(bilayer: Bilayer, gap: float, step: float) -> FloatArray:
     """Places xyz, in voxels about the centre, inside a closed bilayer grown by a gap."""
-    reach = _reach(bilayer) + gap
+    reach = bilayer.half_width + gap
     shape = tuple(np.ceil(2 * (bilayer.extent[::-1] + reach) / step).astype(int) + 4)
     middle = (np.array(shape) - 1) / 2
     grid = Volume(
