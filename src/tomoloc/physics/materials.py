@@ -52,28 +52,45 @@ class Element:
         """Mean above vacuum in volt, of isolated atoms as `ICE_POTENTIAL` is."""
         return POTENTIAL_PER_SCATTERING * self.atoms * sum(gemmi.Element(self.symbol).c4322.a)
 
-    def loss(self, voltage_kv: float) -> float:
-        """Fraction of electrons in 1/Å that lose energy or that the objective aperture stops.
+    def inelastic_mean_free_path(self, voltage_kv: float) -> float:
+        """Way in angstrom after which 1 - 1/e of the electrons have lost energy.
 
-        Inelastic scattering after the measured ``106 F (E / Em) / ln(2 b E / Em)`` nm [1]_, with
-        E in keV, the collection angle b in mrad and Em = 7.6 Z^0.36; elastic scattering beyond
-        the aperture after Lenz's cross-section of a screened atom [2]_.
+        Measured to go as ``106 F (E / Em) / ln(2 b E / Em)`` nm [1]_, with E in keV, the angle b
+        of collection in mrad, Em = 7.6 Z^0.36 and F = (1 + E / 1022) / (1 + E / 511)².
 
         References
         ----------
         .. [1] Malis, Cheng & Egerton, J. Electron Microsc. Tech. 8 (1988),
            doi:10.1002/jemt.1060080206.
-        .. [2] Reimer & Kohl, Transmission Electron Microscopy (2008), chapter 5,
+        """
+        ratio = voltage_kv / (7.6 * self._atomic_number**0.36)
+        speed = _squared_speed(voltage_kv)
+        return float(1060 * speed * ratio / np.log(2e3 * _APERTURE * ratio))
+
+    def elastic_cross_section(self, voltage_kv: float, *, beyond: float = 0.0) -> float:
+        """Cross-section in Å² of an atom for elastic scattering by more than an angle (radian).
+
+        Lenz's, of an atom screened at a radius of a_H Z^(-1/3) [1]_.
+
+        References
+        ----------
+        .. [1] Reimer & Kohl, Transmission Electron Microscopy (2008), chapter 5,
            doi:10.1007/978-0-387-40093-8.
         """
-        z = gemmi.Element(self.symbol).atomic_number
-        ratio = voltage_kv / (7.6 * z**0.36)
-        inelastic = 10 * 106 * _squared_speed(voltage_kv) * ratio / np.log(2e3 * _APERTURE * ratio)
         wavelength = electron_wavelength(voltage_kv)
-        screening = wavelength / (2 * np.pi * _BOHR * z ** (-1 / 3))
-        total = z ** (4 / 3) * (wavelength * (1 + voltage_kv / _REST_KEV)) ** 2 / np.pi
-        beyond = total / (1 + (_APERTURE / screening) ** 2)
-        return float(1 / inelastic + self.atoms * beyond)
+        screening = wavelength / (2 * np.pi * _BOHR) * self._atomic_number ** (1 / 3)
+        relativistic = wavelength * (1 + voltage_kv / _REST_KEV)
+        total = self._atomic_number ** (4 / 3) * relativistic**2 / np.pi
+        return float(total / (1 + (beyond / screening) ** 2))
+
+    def loss(self, voltage_kv: float) -> float:
+        """Fraction of electrons in 1/Å that lose energy or miss an objective aperture of 100 µm."""
+        elastic = self.elastic_cross_section(voltage_kv, beyond=_APERTURE)
+        return 1 / self.inelastic_mean_free_path(voltage_kv) + self.atoms * elastic
+
+    @property
+    def _atomic_number(self) -> int:
+        return int(gemmi.Element(self.symbol).atomic_number)
 
 
 @dataclass(frozen=True, kw_only=True)

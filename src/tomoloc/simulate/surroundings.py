@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numba import njit, prange
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
@@ -111,11 +112,7 @@ class Ice:
         z, half = grid_axes(grid)[0].astype(np.float32), np.float32(grid.voxel_spacing / 2)
         if low.max() < z[0] - half + 1e-3 and high.min() > z[-1] + half - 1e-3:
             return np.ones((1, 1, 1), dtype=np.float32)
-        z = z[:, None, None]
-        fraction = np.minimum(z + half, high.astype(np.float32))
-        fraction -= np.maximum(z - half, low.astype(np.float32))
-        fraction /= 2 * half
-        return np.maximum(fraction, 0, out=fraction)
+        return _cover(z, half, low.astype(np.float32), high.astype(np.float32))
 
 
 def draw_ice(specimen: Specimen, *, rng: np.random.Generator) -> Ice:
@@ -307,6 +304,19 @@ def attenuation(
             value = loss if block.texture is None else loss * block.texture
             data[block.where] += block.fraction * (value - data[block.where])
     return grid
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _cover(z, half, low, high):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Fraction of each voxel between two surfaces."""
+    ny, nx = low.shape
+    fraction = np.empty((len(z), ny, nx), np.float32)
+    for k in prange(len(z)):
+        for j in range(ny):
+            for i in range(nx):
+                inside = min(z[k] + half, high[j, i]) - max(z[k] - half, low[j, i])
+                fraction[k, j, i] = max(inside / (2 * half), 0)
+    return fraction
 
 
 def _grid(shape: tuple[int, int, int], voxel_spacing: float) -> Volume:
