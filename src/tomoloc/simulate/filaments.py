@@ -10,6 +10,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation, Slerp
 
+from tomoloc.physics.potential import MOLECULAR_SURFACE
 from tomoloc.simulate.helices import Helix, find_helix, make_subunit
 from tomoloc.simulate.references import Reference, add_particles
 from tomoloc.simulate.room import Room
@@ -127,6 +128,9 @@ def add_filaments(
 ) -> None:
     """Add filaments to a density, in place, and number the voxels they take.
 
+    Between subunits, where none reaches the potential of a molecule's surface but their sum does,
+    voxels are those of the nearest subunit.
+
     Parameters
     ----------
     density : ndarray of float32, shape (z, y, x)
@@ -150,8 +154,9 @@ def add_filaments(
     rotation = Rotation.concatenate([filament.rotation for filament in filaments])
     center = np.concatenate([filament.position for filament in filaments]) + rotation.apply(radial)
     counts = [len(filament) for filament in filaments]
+    own = np.zeros_like(density)
     add_particles(
-        density,
+        own,
         instances,
         [reference],
         index=Volume(data=density, voxel_spacing=voxel_spacing).to_index(center),
@@ -161,6 +166,10 @@ def add_filaments(
         labels=labels,
         label_values=[] if label_values is None else [label_values],
     )
+    density += own
+    surface = min(MOLECULAR_SURFACE, float(reference.potential.data.max()) / 2)
+    joints = np.argwhere((own > surface) & (instances == 0))
+    _fill_joints(instances, labels, joints, first, first + len(filaments) - 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,8 +295,8 @@ class _Drawing:
         for grid in (self.blocked, self.room.occupied):
             _stamp(grid, tube, course.position, course.frame)
         members = [self._subunits(course, offset) for offset in self.offsets]
-        grid = self.room.grid
-        return [member for member in members if grid.contains(member.position).any()]
+        volume = self.room.grid
+        return [member for member in members if volume.contains(member.position).any()]
 
     def _subunits(self, course: _Course, offset: FloatArray) -> Filament:
         position = course.position + course.frame[:, :, :2] @ offset
@@ -338,6 +347,39 @@ def _number(value: Number | None) -> float:
     if not isinstance(value, (int, float)):
         raise ValueError(f"expected a resolved recipe with single numbers; got {value}")
     return float(value)
+
+
+@njit(cache=True, nogil=True)
+def _fill_joints(
+    instances: NDArray[np.integer],
+    labels: NDArray[np.uint16] | None,
+    joints: NDArray[np.integer],
+    first: int,
+    last: int,
+) -> None:
+    """Give voxels zyx the number and label of a neighbour that has one of the numbers.
+
+    From both ends in turn, until those that touch such a voxel, or one another, have theirs.
+    """
+    nz, ny, nx = instances.shape
+    for sweep in range(6):
+        for n in range(len(joints)):
+            z, y, x = joints[n if sweep % 2 == 0 else len(joints) - 1 - n]
+            if instances[z, y, x] != 0:
+                continue
+            nearest = 4
+            for dz in range(-1, 2):
+                for dy in range(-1, 2):
+                    for dx in range(-1, 2):
+                        a, b, c = z + dz, y + dy, x + dx
+                        if not (0 <= a < nz and 0 <= b < ny and 0 <= c < nx):
+                            continue
+                        distance = dz * dz + dy * dy + dx * dx
+                        if distance < nearest and first <= instances[a, b, c] <= last:
+                            nearest = distance
+                            instances[z, y, x] = instances[a, b, c]
+                            if labels is not None:
+                                labels[z, y, x] = labels[a, b, c]
 
 
 @njit(cache=True, nogil=True)
