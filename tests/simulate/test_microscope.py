@@ -141,6 +141,14 @@ def test_a_grating_has_the_contrast_of_the_weak_phase_formula(rng):
     assert series.dose_e_per_a2 is None
 
 
+@pytest.mark.parametrize("phase_shift", [0.0, 90.0])
+def test_a_uniform_potential_gives_no_phase_contrast(rng, phase_shift):
+    potential = empty().with_data(np.full((8, 60, 100), -5.0, np.float32))
+    (series,) = expose(potential, microscope=clean(phase_shift=phase_shift), rng=rng)
+    expected = 1 + 2 * interaction_parameter(300) * 0.07 * 5 * 80
+    np.testing.assert_allclose(series.images, expected, rtol=2e-3)
+
+
 def amplitude(image, period=8):
     """Of the grating in an image, relative to the image's mean; and the noise power per pixel."""
     spectrum = np.fft.rfft2(image / image.mean())

@@ -120,7 +120,10 @@ def image_depths(
             heights = np.linspace(-reach[image], reach[image], stop - start)
             if stop - start == 1:
                 heights = np.zeros(1)
-            total = (transfer(image, heights, fx, fy) * spectra[start:stop]).sum(axis=0)
+            planes = np.multiply(
+                transfer(image, heights, fx, fy), spectra[start:stop], out=spectra[start:stop]
+            )
+            total = planes.sum(axis=0)
             if geometry.row_offsets[image]:
                 total *= np.exp(-2j * np.pi * fy * geometry.row_offsets[image])
             half = scipy.fft.ifft(total, axis=1, workers=-1, overwrite_x=True)

@@ -260,8 +260,10 @@ class _Optics:
         wavelength, nyquist = electron_wavelength(ctf.voltage_kv), 1 / (2 * self.spacing)
         farthest = 1.2e4 * np.abs([ctf.defocus_u_um, ctf.defocus_v_um]).max()
         step = depth_step(self.spacing, voltage_kv=ctf.voltage_kv) / self.spacing
+        # The mean gives no phase contrast, whatever a phase plate does; it takes electrons.
+        mean = potential.data.mean(dtype=float)
         contrast = image_depths(
-            potential.data,
+            potential.data - np.float32(mean),
             taken.true_angles,
             transfer=self.transfer,
             step=step if self.gradient else np.inf,
@@ -269,6 +271,8 @@ class _Optics:
             border="periodic",
             margin=16 + int(np.ceil(wavelength * farthest * nyquist / self.spacing)),
         )
+        depth = potential.shape[0] / np.cos(np.deg2rad(taken.true_angles))
+        contrast -= (ctf.amplitude_contrast * mean * depth[:, None, None]).astype(np.float32)
         contrast *= np.float32(2 * interaction_parameter(ctf.voltage_kv) * self.spacing)
         contrast += 1
         return np.maximum(contrast, 0, out=contrast)
