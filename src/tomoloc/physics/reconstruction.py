@@ -108,6 +108,7 @@ def back_project(
     roll_off: float = 0.9,
     border: Border = "zero",
     shifts: ArrayLike | None = None,
+    device: str | None = None,
 ) -> Array:
     """Reconstruct a volume from projections.
 
@@ -130,6 +131,8 @@ def back_project(
         where the background is not zero.
     shifts : array_like, shape (n, 2), optional
         How far each image's content is moved along x and y, in pixels; it is moved back.
+    device : str, optional
+        Of torch, such as "cuda"; the processor's own loops without.
 
     Returns
     -------
@@ -150,8 +153,11 @@ def back_project(
         shifts=shifts,
     )
     for batch in lines.geometry.batches(shape[1]):
-        tilts = np.arange(batch.start, batch.stop)
-        lines.gather(lines.spectra(images[batch], batch), tilts)
+        if device is None:
+            tilts = np.arange(batch.start, batch.stop)
+            lines.gather(lines.spectra(images[batch], batch), tilts)
+        else:
+            lines.gather_on(device, images[batch], batch)
     return lines.volume()
 
 
@@ -401,13 +407,30 @@ class _Lines:
         self._mode: Literal["constant", "edge"] = "constant" if border == "zero" else "edge"
         self._volume = np.zeros((shape[0], shape[2], shape[1]), dtype=np.float32)
 
-    def spectra(self, images: NDArray[Any], batch: slice) -> NDArray[np.complex64]:
-        """Transforms along x of some images' padded lines, filtered, shape (n, fx, y)."""
+    def padded(self, images: NDArray[Any], batch: slice) -> Array:
+        """Lines of some images, shape (n, n_pixels, y)."""
         lines: Array = np.ascontiguousarray(images.transpose(0, 2, 1), dtype=np.float32)
         offsets = -self.geometry.row_offsets[batch]
         lines = shift_rows(lines, offsets, n_rows=self._volume.shape[2])
-        lines = np.pad(lines, self._padding, mode=self._mode)
+        return np.pad(lines, self._padding, mode=self._mode)
+
+    def spectra(self, images: NDArray[Any], batch: slice) -> NDArray[np.complex64]:
+        """Transforms along x of some images' lines, filtered, shape (n, fx, y)."""
+        lines = self.padded(images, batch)
         return scipy.fft.rfft(lines, axis=1, workers=-1) * self._gains[batch, :, None]
+
+    def gather_on(self, device: str, images: NDArray[Any], batch: slice) -> None:
+        """Filter the lines of some images and add them everywhere, on a device of torch."""
+        from tomoloc.physics.lines_torch import back_project_lines
+
+        self._volume += back_project_lines(
+            self.padded(images, batch),
+            self.geometry,
+            batch=batch,
+            gains=self._gains[batch],
+            shape=self._volume.shape,
+            device=device,
+        )
 
     def gather(
         self,
