@@ -268,6 +268,21 @@ def test_attenuation_shares_the_centre_of_the_specimen(rng, shape):
     assert fine.shape == shape
 
 
+def test_inclined_ice_attenuates_as_level_ice_but_solids_stay_where_they_are(rng):
+    item = specimen(thickness=200.0, inclination=12.0)
+    ice = draw_ice(item, rng=rng)
+    places = np.array([[100.0, 500, 320], [1000.0, 500, 400]])  # inside and outside of the ice
+    beads = Beads(position=places, diameter=np.full(2, 120.0))
+    options = {"shape": SHAPE, "voxel_spacing": SPACING, "binning": 2}
+    paths = [attenuation(ice, some, **options).data.sum(axis=0) * 20 for some in ([], [beads])]
+    np.testing.assert_allclose(paths[0], 200 / 3000, rtol=1e-3)
+    more = (paths[1] - paths[0]) * 400
+    volume = np.pi / 6 * 120**3
+    expected = [GOLD.loss(300) - VITREOUS_ICE.loss(300), GOLD.loss(300)]
+    parts = [more[:, :30].sum(), more[:, 30:].sum()]
+    np.testing.assert_allclose(parts, np.array(expected) * volume, rtol=0.03)
+
+
 def test_unresolved_settings_are_refused(rng):
     with pytest.raises(ValueError, match="expected resolved settings"):
         draw_ice(specimen(roughness=Range(0, 10)), rng=rng)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numba import njit, prange
@@ -273,6 +273,10 @@ def attenuation(
 ) -> Volume:
     """Map how fast matter takes electrons from the beam.
 
+    The layer of ice is taken to be level, for specimens repeat themselves along x when they are
+    imaged and an inclined layer would have a step there. What solids take more or less than the
+    ice or vacuum in their place is as it is.
+
     Parameters
     ----------
     ice : Ice
@@ -297,12 +301,15 @@ def attenuation(
     data = np.zeros([-(-n // binning) for n in shape], dtype=np.float32)
     origin = _grid(shape, voxel_spacing).center - (np.array(data.shape[::-1]) - 1) / 2 * coarse
     grid = Volume(data=data, voxel_spacing=coarse, origin=origin)
-    data += np.float32(VITREOUS_ICE.loss(voltage_kv)) * ice.coverage(grid)
+    in_ice = np.float32(VITREOUS_ICE.loss(voltage_kv))
+    data += in_ice * ice.coverage(grid)
     for solid in solids:
         loss = np.float32(solid.material.loss(voltage_kv))
         for block in solid.blocks(grid):
             value = loss if block.texture is None else loss * block.texture
             data[block.where] += block.fraction * (value - data[block.where])
+    if ice.slope:
+        data += in_ice * (replace(ice, slope=0.0).coverage(grid) - ice.coverage(grid))
     return grid
 
 
