@@ -15,11 +15,11 @@ from tomoloc.physics.potential import ICE_POTENTIAL
 from tomoloc.simulate import atlas, surroundings
 from tomoloc.simulate.filaments import Filament, add_filaments, draw_filaments
 from tomoloc.simulate.helices import make_subunit
+from tomoloc.simulate.membrane_proteins import place_membrane_proteins
 from tomoloc.simulate.membranes import (
     Bilayer,
     add_bilayer,
     draw_bilayers,
-    place_membrane_proteins,
 )
 from tomoloc.simulate.microscope import expose
 from tomoloc.simulate.molecules import make_references
@@ -333,12 +333,12 @@ class Simulator:
                 place_membrane_proteins(
                     variants,
                     np.where(bound, counts, 0).astype(int).tolist(),
+                    species=recipe.species,
                     bilayers=[bilayer for group in bilayers for bilayer in group],
                     room=room,
                     rng=_stream(recipe, "membrane proteins"),
-                    locations=[species.location for species in recipe.species],
-                    membranes=[species.membrane for species in recipe.species],
                     clearance=clearance,
+                    border=specimen.border,
                 )
             )
         packings.append(
