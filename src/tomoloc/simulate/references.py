@@ -13,7 +13,7 @@ from scipy import fft, ndimage
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from tomoloc.physics.filters import band_pass, rescale
+from tomoloc.physics.filters import band_pass
 from tomoloc.physics.potential import (
     MOLECULAR_SURFACE,
     make_potential,
@@ -218,20 +218,30 @@ def _center(volume: Volume, voxel_spacing: float) -> tuple[Volume, FloatArray]:
     """
     center = mass_center(volume)
     reach = volume.to_position(np.argwhere(volume.data > MOLECULAR_SURFACE)) - center
+    fine = voxel_spacing / _FINER
     side = 2 * np.linalg.norm(reach, axis=1).max() / voxel_spacing + 4
-    fine = rescale(volume, voxel_spacing / _FINER)
-    # As sharp as `make_potential` makes structures: nothing beyond the tomogram's Nyquist.
-    smooth = band_pass(
-        fine.data, voxel_spacing=fine.voxel_spacing, low_pass=2 * voxel_spacing / 0.9
-    )
     n = fft.next_fast_len(int(np.ceil(side)) * _FINER, real=True)
-    grid = np.indices((n, n, n), dtype=np.float32) - np.float32((n - 1) / 2)
-    places = grid + fine.to_index(center).astype(np.float32)[:, None, None, None]
-    data = ndimage.map_coordinates(smooth, places, order=3, mode="constant")
-    origin = np.full(3, -(n - 1) / 2 * fine.voxel_spacing)
+    # As sharp as `make_potential` makes structures: nothing beyond the tomogram's Nyquist. That
+    # is taken away before or after resampling, on whichever grid holds that frequency.
+    low_pass = 2 * voxel_spacing / 0.9
+    before = low_pass >= 2 * volume.voxel_spacing
+    data = np.asarray(volume.data, dtype=np.float32)
+    if before:
+        data = band_pass(data, voxel_spacing=volume.voxel_spacing, low_pass=low_pass)
+    data = ndimage.affine_transform(
+        data,
+        np.full(3, fine / volume.voxel_spacing),
+        volume.to_index(center - (n - 1) / 2 * fine),
+        (n, n, n),
+        order=5,
+        mode="constant",
+    )
+    if not before:
+        data = band_pass(data, voxel_spacing=fine, low_pass=low_pass)
+    origin = np.full(3, -(n - 1) / 2 * fine)
     centered = Volume(
         data=data.astype(np.float32),
-        voxel_spacing=fine.voxel_spacing,
+        voxel_spacing=fine,
         origin=origin,
         name=volume.name,
     )
