@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -20,8 +19,6 @@ from tomoloc.types import FloatArray, Structure, Volume
 
 __all__ = ["Conformer", "Motions", "draw_conformer", "find_motions"]
 
-logger = logging.getLogger(__name__)
-
 _RESIDUE_SPACING = 5.1  # Å, cube root of a residue's volume
 _MOST_NODES = 3000  # beyond, neighbours are joined; a second of computing and 0.3 GiB
 _FEWEST_NEIGHBORS = 8  # springs of a node, however far; loose tails would swing otherwise
@@ -29,6 +26,7 @@ _CLOSE = 7.5  # Å; distances between residues nearer than that are kept
 _SWEEPS = 30
 _CARRIERS = 10  # nodes whose motion an atom follows
 _FARTHEST = 5.0  # rmsds; loose ends do not swing farther
+_MOST_CHANGE = 0.5  # radii of gyration; linear modes would tear a molecule apart
 _SPECK = 0.05  # of the largest piece of a map; smaller ones ride along without nodes
 _ROUNDING = 4  # decimals of Å, so that the last bits of linear algebra count for nothing
 
@@ -157,11 +155,22 @@ def draw_conformer(motions: Motions, *, rmsd: float, rng: np.random.Generator) -
     ----------
     motions : Motions
     rmsd : float
-        Asked for; `Conformer.rmsd` tells what came.
+        Of the nodes, to be reached within half a per cent or so.
     rng : numpy.random.Generator
+
+    Raises
+    ------
+    ValueError
+        If the rmsd is more than half the molecule's radius of gyration.
     """
     if rmsd == 0:
         return Conformer(source=motions.source, rmsd=0.0)
+    most = _MOST_CHANGE * float(np.sqrt(motions.nodes.var(axis=0).sum()))
+    if rmsd > most:
+        raise ValueError(
+            f"an rmsd of {rmsd:g} Å would tear {motions.source.name or 'the molecule'} apart;"
+            f" ask for at most {most:.1f} Å, half its radius of gyration"
+        )
     shape = motions.displacement.shape
     modes = motions.displacement.reshape(len(motions.displacement), -1)
     # Projecting noise gives the same however equally stiff modes are mixed; a tenth of the
@@ -182,16 +191,8 @@ def draw_conformer(motions: Motions, *, rmsd: float, rng: np.random.Generator) -
         if abs(reached / rmsd - 1) < 0.005:
             break
         amplitude *= rmsd / reached
-    if abs(reached / rmsd - 1) > 0.05:
-        logger.warning(
-            "%s: a variant with an rmsd of %.1f Å instead of %.1f Å", _name(motions), reached, rmsd
-        )
     shift = np.round(moved - motions.nodes, _ROUNDING)
     return Conformer(source=_follow(motions, shift), rmsd=reached)
-
-
-def _name(motions: Motions) -> str:
-    return motions.source.name or "the molecule"
 
 
 def _find_nodes(source: Structure | Volume) -> tuple[FloatArray, float]:
