@@ -225,21 +225,25 @@ def spectrum(density, room, filament, order, frequencies):
     """Fourier sums over height and angle about a straight filament's axis."""
     places = room.grid.to_position(np.argwhere(density > 0.5)) - filament.position[0]
     u, v, w = (places @ filament.rotation[0].as_matrix()).T
-    rim = (w > 50) & (w < np.linalg.norm(np.ptp(filament.position, axis=0)) - 50)
-    weight = (
-        density[density > 0.5]
-        * rim
-        * np.hanning(200)[np.clip(w / w.max() * 199, 0, 199).astype(int)]
-    )
+    height = np.clip(w / np.ptp(filament.arc_length), 0, 1)
+    weight = density[density > 0.5] * np.sin(np.pi * height) ** 2
     waves = weight * np.exp(-1j * order * np.arctan2(v, u))
     return np.abs(np.exp(-2j * np.pi * np.outer(frequencies, w)) @ waves)
+
+
+def longest(reference, room, kind):
+    filaments = [
+        draw(reference, make_room(room.shape), seed, kind=kind, persistence_length=STRAIGHT)[0]
+        for seed in range(5)
+    ]
+    return max(filaments, key=len)
 
 
 def test_layer_lines_of_actin(references):
     """Left-handed 59 Å and right-handed 51 Å: frequency * rise + order * twist / 360 is whole."""
     room = make_room((60, 150, 170))
     reference = references["actin"]
-    (filament,) = draw(reference, room, kind="actin", persistence_length=STRAIGHT)
+    filament = longest(reference, room, kind="actin")
     density, _ = render([filament], reference, room)
     frequencies = np.linspace(0.008, 0.03, 221)
     for sign, expected in ((1, 166.6 / 360 / 27.6), (-1, (1 - 166.6 / 360) / 27.6)):
@@ -250,16 +254,19 @@ def test_layer_lines_of_actin(references):
 def test_layer_lines_of_microtubules(references):
     room = make_room((60, 150, 170))
     reference = references["microtubule"]
-    (filament,) = draw(reference, room, kind="microtubule", persistence_length=STRAIGHT)
+    filament = longest(reference, room, kind="microtubule")
     density, _ = render([filament], reference, room)
-    frequencies = np.linspace(0.018, 0.035, 171)
-    power = spectrum(density, room, filament, 0, frequencies)
-    assert 1 / frequencies[power.argmax()] == pytest.approx(41, abs=0.7)
+    frequencies = np.linspace(0.01, 0.035, 251)
+    # Protofilaments are three monomers higher after one left-handed round, which puts the orders
+    # 3 and -10 on the layer line of 41 Å, and nothing on its mirror image.
+    for order, sign in ((3, 1), (-3, -1), (10, -1), (-10, 1)):
+        power = spectrum(density, room, filament, order, sign * frequencies)
+        assert 1 / frequencies[power.argmax()] == pytest.approx(41, abs=0.4)
+        wrong = spectrum(density, room, filament, order, -sign * frequencies)
+        assert wrong.max() < 0.1 * power.max()
+    # Around the wall there are 13 protofilaments.
     by_order = [spectrum(density, room, filament, n, np.zeros(1))[0] for n in range(5, 20)]
     assert np.argmax(by_order) == 13 - 5
-    # Three monomers higher after one left-handed round: the third order lies at -1/41.
-    left, right = (spectrum(density, room, filament, 3, np.array([k / 41]))[0] for k in (1, -1))
-    assert left > 3 * right
 
 
 def test_bundles_are_hexagonal_and_parallel(thin):

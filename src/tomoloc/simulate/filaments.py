@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -21,12 +22,16 @@ __all__ = ["Filament", "add_filaments", "draw_filaments", "make_subunit"]
 
 logger = logging.getLogger(__name__)
 
+# What is taken, the compartments, and which of these are allowed.
+_Space = tuple[NDArray[np.bool_], NDArray[np.uint8], NDArray[np.bool_]]
+
 _TRIES = 1000  # places and directions for one filament or bundle
 _ANCHORS = 4096  # points among which those in free ice are found
 _SHORTEST = 4.0  # diameters that a filament which ends at an obstacle is long at least
 _BUNDLE_SPACING = 1.3  # diameters between neighbours
 _BRANCH_ANGLE, _BRANCH_SPREAD = 70.0, 7.0  # degrees: Mullins 1998, doi:10.1073/pnas.95.11.6181
 _BRANCH_TRIES = 100
+_WALKING, _LEFT, _BLOCKED = 0, 1, 2
 _HALF_DIAGONAL = np.sqrt(3) / 2  # of a voxel: a point and the centre of its voxel may differ so
 
 
@@ -172,15 +177,15 @@ def add_filaments(
     _fill_joints(instances, labels, joints, first, first + len(filaments) - 1)
 
 
-@dataclass(frozen=True, eq=False)
-class _Course:
-    """A piece of a chain in voxels: points xyz, frames with the tangent as third column."""
+class _Course(NamedTuple):
+    """A piece of a chain in voxels: points xyz, frames with the tangent as third column.
+
+    `clear` tells that nothing but the sides of the volume or its own length ends it.
+    """
 
     position: FloatArray
     frame: FloatArray
-
-    def cut(self, first: int, last: int) -> _Course:
-        return _Course(self.position[first : last + 1], self.frame[first : last + 1])
+    clear: bool
 
 
 class _Drawing:
@@ -213,35 +218,44 @@ class _Drawing:
         diagonal = float(np.linalg.norm(room.shape))
         length = 2 * diagonal if self.whole else _number(settings.length) / self.voxel
         self.steps = max(round(length / self.step), 1)
-        self.blocked = ~room.free(settings.location)
+        allowed = np.zeros(256, np.bool_)
+        allowed[list(room.allowed(settings.location))] = True
+        self.space = (room.occupied, room.compartment, allowed)
         self.section = self._section(self.radius)
+        # A few points of the section show most collisions.
+        self.few = self.section[: max(len(self.section) // 24, 9 * len(self.offsets))]
         self.margin = float(np.abs(self.section).max()) + self.reach
         self.grown = self.radius + clearance / self.voxel + _HALF_DIAGONAL
 
     def start(self) -> list[Filament]:
         """Draw one filament or bundle anywhere, in any direction."""
         anchors = self.rng.uniform(-0.5, np.array(self.room.shape[::-1]) - 0.5, (_ANCHORS, 3))
-        z, y, x = np.rint(anchors).astype(int).T[::-1]
-        anchors = anchors[~self.blocked[z, y, x]][:_TRIES]
+        anchors = anchors[_are_free(self.space, anchors)][:_TRIES]
         frames = Rotation.random(len(anchors), rng=self.rng).as_matrix()
         half = self.steps // 2
         best: _Course | None = None
         for anchor, frame in zip(anchors, frames, strict=True):
-            back = self._walk(anchor, frame, half, -self.step)
-            forth = self._walk(anchor, frame, self.steps - half, self.step)
+            if not _is_free(self.space, self.few, anchor, frame):
+                continue
+            back = self._grow(anchor, frame, half, -self.step)
+            if not (back.clear or self.whole):
+                continue
+            forth = self._grow(anchor, frame, self.steps - half, self.step)
             course = _Course(
                 np.concatenate([back.position[:0:-1], forth.position]),
                 np.concatenate([back.frame[:0:-1], forth.frame]),
+                back.clear and forth.clear,
             )
-            found, clear = self._free_part(course, half, best)
-            if clear and found is not None:
+            found = self._free_part(course, len(back.position) - 1, best)
+            if found is not None and found.clear:
                 return self._take(found)
             best = found or best
         return [] if best is None else self._take(best)
 
     def branch(self, filaments: list[Filament]) -> list[Filament]:
         """Draw a filament that begins beside one of those that are there."""
-        best, parent = None, -1
+        best: _Course | None = None
+        parent = -1
         for _ in range(_BRANCH_TRIES):
             number = int(self.rng.integers(len(filaments)))
             mother = filaments[number]
@@ -257,43 +271,50 @@ class _Drawing:
             # Where the rim of its first disc clears the tube of the mother.
             away = self.grown + _HALF_DIAGONAL + self.radius * abs(np.cos(angle))
             anchor = mother.position[row] / self.voxel + frame[:, 2] * away / np.sin(angle)
-            course = self._walk(anchor, frame, self.steps, self.step)
-            found, clear = self._free_part(course, 0, best)
+            ahead = anchor + frame[:, 2] * (_SHORTEST * 2 * self.radius)
+            shown = self.room.grid.contains(np.array([anchor, ahead]) * self.voxel).all()
+            if not shown or not _is_free(self.space, self.few, anchor, frame):
+                continue
+            found = self._free_part(self._grow(anchor, frame, self.steps, self.step), 0, best)
             if found is not None:
                 best, parent = found, number
-                if clear:
+                if found.clear:
                     break
         if best is None:
             return []
         return [replace(member, parent=parent) for member in self._take(best)]
 
-    def _walk(self, anchor: FloatArray, frame: FloatArray, steps: int, step: float) -> _Course:
-        bends = self.rng.normal(0, np.sqrt(abs(step) / self.stiffness), (steps, 2))
-        return _Course(*_walk(anchor, frame, bends, step))
+    def _grow(self, anchor: FloatArray, frame: FloatArray, steps: int, step: float) -> _Course:
+        """Walk on until the volume's side, the chain's end or an obstacle, as far as few show."""
+        spread = np.sqrt(abs(step) / self.stiffness)
+        positions, frames = [anchor[None]], [frame[None]]
+        state, chunk = _WALKING, 64
+        while steps > 0 and state == _WALKING:
+            bends = self.rng.normal(0, spread, (min(chunk, steps), 2))
+            start = (positions[-1][-1], frames[-1][-1])
+            position, frame, state = _walk(self.space, self.few, start, bends, step, self.margin)
+            if len(position):
+                positions.append(position)
+                frames.append(frame)
+            steps, chunk = steps - len(bends), 2 * chunk
+        return _Course(np.concatenate(positions), np.concatenate(frames), state != _BLOCKED)
 
-    def _free_part(
-        self, course: _Course, anchor: int, best: _Course | None
-    ) -> tuple[_Course | None, bool]:
-        """Find the piece about the anchor whose tube is free, and whether nothing cut it short.
-
-        None where it is no better than the best so far. A few points of the tube's section show
-        most collisions.
-        """
+    def _free_part(self, course: _Course, anchor: int, best: _Course | None) -> _Course | None:
+        """Find the piece about the anchor whose tube is free, if it is better than the best."""
         wanted = _SHORTEST * 2 * self.radius / self.step if best is None else len(best.position)
-        few = self.section[: max(len(self.section) // 24, 9)]
-        for section in (few, self.section):
-            first, last, clear = _free_run(
-                self.blocked, section, course.position, course.frame, anchor, self.margin
-            )
-            if not clear and (not self.whole or last - first + 1 <= wanted):
-                return None, False
-        return course.cut(first, last), clear
+        if not course.clear and (not self.whole or len(course.position) <= wanted):
+            return None
+        first, last = _free_run(self.space, self.section, course.position, course.frame, anchor)
+        whole = last - first + 1 == len(course.position)
+        if not whole and (not self.whole or last - first + 1 <= wanted):
+            return None
+        piece = slice(first, last + 1)
+        return _Course(course.position[piece], course.frame[piece], course.clear and whole)
 
     def _take(self, course: _Course) -> list[Filament]:
         """Mark the tubes of a course as occupied and set the subunits on it."""
         tube = self._section(self.grown)
-        for grid in (self.blocked, self.room.occupied):
-            _stamp(grid, tube, course.position, course.frame)
+        _stamp(self.room.occupied, tube, course.position, course.frame)
         members = [self._subunits(course, offset) for offset in self.offsets]
         volume = self.room.grid
         return [member for member in members if volume.contains(member.position).any()]
@@ -384,15 +405,23 @@ def _fill_joints(
 
 @njit(cache=True, nogil=True)
 def _walk(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    anchor: FloatArray, frame: FloatArray, bends: FloatArray, step: float
+    space: _Space,
+    section: FloatArray,
+    start: tuple[FloatArray, FloatArray],
+    bends: FloatArray,
+    step: float,
+    margin: float,
 ):
     """Walk along the tangent, bending it by small angles towards the first two axes.
 
-    The frame turns about axes across the tangent only: it is carried along in parallel.
+    The frame turns about axes across the tangent only: it is carried along in parallel. Returns
+    the free points up to where the volume is left through its sides by the margin, their frames,
+    and what ended the walk.
     """
     n = len(bends)
+    _, ny, nx = space[0].shape
     position, frames = np.empty((n + 1, 3)), np.empty((n + 1, 3, 3))
-    position[0], frames[0] = anchor, frame
+    position[0], frames[0] = start
     for i in range(n):
         f = frames[i]
         a, b = bends[i]
@@ -407,46 +436,38 @@ def _walk(  # type: ignore[no-untyped-def]  # noqa: ANN202
             frames[i + 1, axis, 2] = cos * f[axis, 2] + sin * toward
         middle = f[:, 2] + frames[i + 1, :, 2]
         position[i + 1] = position[i] + middle * (step / np.sqrt((middle * middle).sum()))
-    return position, frames
+        x, y = position[i + 1, 0], position[i + 1, 1]
+        if min(x, y) < -0.5 - margin or x > nx - 0.5 + margin or y > ny - 0.5 + margin:
+            return position[1 : i + 1], frames[1 : i + 1], _LEFT
+        if not _is_free(space, section, position[i + 1], frames[i + 1]):
+            return position[1 : i + 1], frames[1 : i + 1], _BLOCKED
+    return position[1:], frames[1:], _WALKING
 
 
 @njit(cache=True, nogil=True)
 def _free_run(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    blocked: NDArray[np.bool_],
-    section: FloatArray,
-    position: FloatArray,
-    frames: FloatArray,
-    anchor: int,
-    margin: float,
+    space: _Space, section: FloatArray, position: FloatArray, frames: FloatArray, anchor: int
 ):
-    """Return first and last point of the free piece about the anchor, and if nothing stops it.
-
-    It ends where it has left the volume through its sides by the margin.
-    """
-    _, ny, nx = blocked.shape
+    """Return the first and the last point of the free piece about the anchor."""
     ends = np.array([anchor + 1, anchor])
-    clear = True
     for side in range(2):
-        i = ends[side]
-        while True:
-            i += 2 * side - 1
-            if not 0 <= i < len(position):
-                break
-            x, y = position[i, 0], position[i, 1]
-            if min(x, y) < -0.5 - margin or x > nx - 0.5 + margin or y > ny - 0.5 + margin:
-                break
-            if not _is_free(blocked, section, position[i], frames[i]):
-                clear = False
-                break
+        i = ends[side] + 2 * side - 1
+        while 0 <= i < len(position) and _is_free(space, section, position[i], frames[i]):
             ends[side] = i
-    return ends[0], ends[1], clear
+            i += 2 * side - 1
+    return ends[0], ends[1]
 
 
 @njit(cache=True, nogil=True)
 def _is_free(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    blocked: NDArray[np.bool_], section: FloatArray, position: FloatArray, frame: FloatArray
+    space: _Space, section: FloatArray, position: FloatArray, frame: FloatArray
 ):
-    nz, ny, nx = blocked.shape
+    """Tell whether no point of a section lies in what is taken or not allowed.
+
+    Points beyond the volume's sides along x and y are free.
+    """
+    occupied, compartment, allowed = space
+    nz, ny, nx = occupied.shape
     for p in range(len(section)):
         u, v = section[p]
         x = int(np.floor(position[0] + frame[0, 0] * u + frame[0, 1] * v + 0.5))
@@ -454,9 +475,19 @@ def _is_free(  # type: ignore[no-untyped-def]  # noqa: ANN202
         if not (0 <= x < nx and 0 <= y < ny):
             continue
         z = int(np.floor(position[2] + frame[2, 0] * u + frame[2, 1] * v + 0.5))
-        if not 0 <= z < nz or blocked[z, y, x]:
+        if not 0 <= z < nz or occupied[z, y, x] or not allowed[compartment[z, y, x]]:
             return False
     return True
+
+
+@njit(cache=True, nogil=True)
+def _are_free(space: _Space, position: FloatArray) -> NDArray[np.bool_]:
+    """Tell which points xyz lie in free ice."""
+    point, frame = np.zeros((1, 2)), np.eye(3)
+    result = np.zeros(len(position), np.bool_)
+    for i in range(len(position)):
+        result[i] = _is_free(space, point, position[i], frame)
+    return result
 
 
 @njit(cache=True, nogil=True)
