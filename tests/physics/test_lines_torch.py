@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tomoloc.physics.lines_torch import project_lines
-from tomoloc.physics.projection import LineGeometry, kernel_gain, project
+from tomoloc.physics.projection import project
 from tomoloc.physics.reconstruction import back_project
 
 SHAPE = (13, 42, 51)
@@ -23,32 +22,13 @@ def device(request):
     return request.param
 
 
-def project_on(device, volume, angles, border):
-    geometry = LineGeometry.make(
-        angles,
-        shape=volume.shape,
-        image_shape=volume.shape[1:],
-        shifts=None,
-        margin=8 if border == "zero" else 32,
-    )
-    lines = project_lines(
-        np.ascontiguousarray(volume.transpose(0, 2, 1)),
-        geometry,
-        gain=kernel_gain(geometry.n_pixels).astype(np.float32),
-        periodic=border == "periodic",
-        device=device,
-    )
-    start = geometry.start
-    return lines[:, start : start + volume.shape[2]].transpose(0, 2, 1)
-
-
 @pytest.mark.parametrize(
     ("border", "angles"), [("zero", [*ANGLES, 90.0, -90.0]), ("periodic", ANGLES)]
 )
 def test_projections_are_the_same(rng, device, border, angles):
     volume = rng.standard_normal(SHAPE).astype(np.float32)
     expected = project(volume, angles, border=border)
-    found = project_on(device, volume, angles, border)
+    found = project(volume, angles, border=border, device=device)
     np.testing.assert_allclose(found, expected, atol=3e-5 * np.abs(expected).max())
 
 
@@ -69,7 +49,7 @@ def test_back_projections_are_the_same(rng, device, weighting, monkeypatch):
 
 def test_the_same_input_gives_the_same_bytes(rng, device):
     volume = rng.standard_normal(SHAPE).astype(np.float32)
-    once, again = (project_on(device, volume, ANGLES, "zero") for _ in range(2))
+    once, again = (project(volume, ANGLES, device=device) for _ in range(2))
     assert once.tobytes() == again.tobytes()
     once, again = (back_project(once, ANGLES, shape=SHAPE, device=device) for _ in range(2))
     assert once.tobytes() == again.tobytes()

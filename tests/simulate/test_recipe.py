@@ -155,6 +155,11 @@ def test_shipped_recipes_are_valid():
         ("[[species]]", "[[filaments]]\nkind = 'helix'\n[[species]]", "a helix needs structure"),
         ("count = 4", "count = 4\nmembrane = 'er'", "lives at membrane 'er', but .* none"),
         ("count = 4", "count = 4\nparts = [{ label = 'x' }]", "part x needs either chains or"),
+        (
+            "[microscope]",
+            "[reconstruction]\nctf_correction = 'flip-3d'\n[microscope]\ndefocus_gradient = false",
+            "'flip-3d' needs defocus_gradient",
+        ),
         ("count = 4", "count = 4\nparts = 3", "must be a list of tables"),
         ("count = 4", "count = 4\nrole = 'bait'", "role must be one of target, distractor"),
         ("builtin:7", "builtin:x", "builtin:SEED; got 'builtin:x'"),

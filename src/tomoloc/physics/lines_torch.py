@@ -22,7 +22,13 @@ Array = NDArray[np.float32]
 
 
 def project_lines(
-    volume: Array, geometry: LineGeometry, *, gain: Array, periodic: bool, device: str
+    volume: Array,
+    geometry: LineGeometry,
+    *,
+    batch: slice,
+    gain: Array,
+    periodic: bool,
+    device: str,
 ) -> Array:
     """Splat voxel lines on to detector lines.
 
@@ -30,7 +36,8 @@ def project_lines(
     ----------
     volume : ndarray, shape (z, x, y)
     geometry : LineGeometry
-        Of n images.
+    batch : slice
+        Which n of the geometry's images.
     gain : ndarray, shape (n_pixels // 2 + 1,)
         Filter of the lines' transforms.
     periodic : bool
@@ -47,8 +54,9 @@ def project_lines(
     shape = volume.shape
     rows = torch.from_numpy(volume.reshape(-1, shape[2])).to(device)
     filters = torch.tensor(gain, device=device)[:, None]
-    lines = np.empty((len(geometry.cosines), geometry.n_pixels, shape[2]), dtype=np.float32)
-    for tilt, line in enumerate(lines):
+    n = batch.stop - batch.start
+    lines = np.empty((n, geometry.n_pixels, shape[2]), dtype=np.float32)
+    for tilt, line in zip(range(batch.start, batch.stop), lines, strict=True):
         index, weight = _voxels_of_samples(geometry, tilt, shape=shape, like=rows, wrap=periodic)
         fine = torch.nn.functional.embedding_bag(index, rows, per_sample_weights=weight, mode="sum")
         spectrum = torch.fft.rfft(fine, dim=0)[: len(gain)] * filters

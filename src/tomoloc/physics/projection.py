@@ -21,7 +21,6 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = [
     "OVERSAMPLING",
     "LineGeometry",
-    "gather",
     "kernel_gain",
     "project",
     "shift_rows",
@@ -140,6 +139,7 @@ def project(
     image_shape: tuple[int, int] | None = None,
     shifts: ArrayLike | None = None,
     border: Literal["zero", "periodic"] = "zero",
+    device: str | None = None,
 ) -> Array:
     """Project a volume along the beam at each tilt.
 
@@ -160,6 +160,8 @@ def project(
     border : {"zero", "periodic"}
         What lies beside the volume along x: nothing, or its repetition, which fills the images at
         high tilt as a real specimen does.
+    device : str, optional
+        Of torch, such as "cuda"; the processor's own loops without.
 
     Returns
     -------
@@ -187,29 +189,38 @@ def project(
         shifts=shifts,
         margin=8 if border == "zero" else 32,  # repeated matter ends abruptly with the lines
     )
-    if border == "periodic" and np.abs(geometry.cosines).min() < 0.05:
+    periodic = border == "periodic"
+    if periodic and np.abs(geometry.cosines).min() < 0.05:
         raise ValueError("a periodic border needs tilt angles within ±87 degrees")
     volume = np.ascontiguousarray(volume_data.transpose(0, 2, 1), dtype=np.float32)
     gain = kernel_gain(geometry.n_pixels).astype(np.float32)
     images = np.empty((len(geometry.cosines), rows, columns), dtype=np.float32)
     for batch in geometry.batches(ny):
-        n = batch.stop - batch.start
-        fine = np.zeros((n, OVERSAMPLING * geometry.n_pixels, ny), dtype=np.float32)
-        _splat(
-            volume,
-            geometry.cosines[batch],
-            geometry.sines[batch],
-            geometry.centers[batch],
-            border == "periodic",
-            fine,
-        )
-        spectrum = scipy.fft.rfft(fine, axis=1, workers=-1)[:, : len(gain)] * gain[:, None]
-        padded = scipy.fft.irfft(spectrum, n=geometry.n_pixels, axis=1, workers=-1)
+        if device is None:
+            padded = _project_lines(volume, geometry, batch, gain=gain, periodic=periodic)
+        else:
+            from tomoloc.physics.lines_torch import project_lines
+
+            padded = project_lines(
+                volume, geometry, batch=batch, gain=gain, periodic=periodic, device=device
+            )
         lines = np.asarray(padded[:, geometry.start : geometry.start + columns], np.float32)
-        images[batch] = shift_rows(lines, geometry.row_offsets[batch], n_rows=rows).transpose(
-            0, 2, 1
-        )
+        moved = shift_rows(lines, geometry.row_offsets[batch], n_rows=rows)
+        images[batch] = moved.transpose(0, 2, 1)
     return images
+
+
+def _project_lines(
+    volume: Array, geometry: LineGeometry, batch: slice, *, gain: Array, periodic: bool
+) -> Array:
+    """Splat voxel lines on to fine detector lines and filter them, shape (n, n_pixels, y)."""
+    n, ny = batch.stop - batch.start, volume.shape[2]
+    fine = np.zeros((n, OVERSAMPLING * geometry.n_pixels, ny), dtype=np.float32)
+    turn = geometry.cosines[batch], geometry.sines[batch], geometry.centers[batch]
+    _splat(volume, *turn, periodic, fine)
+    spectrum = scipy.fft.rfft(fine, axis=1, workers=-1)[:, : len(gain)] * gain[:, None]
+    padded = scipy.fft.irfft(spectrum, n=geometry.n_pixels, axis=1, workers=-1)
+    return np.asarray(padded, dtype=np.float32)
 
 
 def shift_rows(lines: Array, offsets: Floats, *, n_rows: int) -> Array:
@@ -297,28 +308,6 @@ def _splat(
                     to1[y] += w1 * value
                     to2[y] += w2 * value
                     to3[y] += w3 * value
-
-
-@njit(cache=True, nogil=True, parallel=True, fastmath=True)
-def gather(fine: Array, cosines: Floats, sines: Floats, centers: Floats, volume: Array) -> None:
-    """Add to every voxel line volume[z, x, :] what fine[tilt, :, :] holds where it falls."""
-    nz, nx, ny = volume.shape
-    n_fine = fine.shape[1]
-    for z in prange(nz):
-        for tilt in range(len(cosines)):
-            step = OVERSAMPLING * cosines[tilt]
-            depth = (z - (nz - 1) / 2) * sines[tilt]
-            start = OVERSAMPLING * (centers[tilt] + depth) - step * (nx - 1) / 2
-            for x in range(nx):
-                place = start + step * x
-                index = int(np.floor(place)) - 1
-                if index < 0 or index + 3 >= n_fine:
-                    continue
-                w0, w1, w2, w3 = spline_weights(place)
-                near = fine[tilt, index : index + 4]
-                row = volume[z, x]
-                for y in range(ny):
-                    row[y] += w0 * near[0, y] + w1 * near[1, y] + w2 * near[2, y] + w3 * near[3, y]
 
 
 @njit(cache=True, nogil=True)

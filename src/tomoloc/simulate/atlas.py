@@ -154,30 +154,41 @@ def bin_grid(volume: Volume, factor: int) -> Volume:
 
 
 def bin_instances(
-    instances: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]], factor: int
+    instances: NDArray[np.integer[Any]],
+    labels: NDArray[np.integer[Any]],
+    factor: int,
+    *,
+    centers: NDArray[np.integer[Any]],
 ) -> tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]:
     """Give each cube of voxels the instance, and its label, that holds most of it.
 
-    Background wins where it fills more than half of a cube.
+    Background wins where it fills more than half of a cube, but not against the centre of a
+    particle.
+
+    Parameters
+    ----------
+    instances, labels : ndarray, shape (z, y, x)
+    factor : int
+        Edge of the cubes in voxels.
+    centers : ndarray of int, shape (n, 3)
+        Voxels zyx in which particles 1 to n have their centres.
     """
     if factor == 1:
         return instances, labels
     (nz, ny, nx), f = (n // factor for n in instances.shape), factor
-    cubes = [
-        grid[: nz * f, : ny * f, : nx * f]
-        .reshape(nz, f, ny, f, nx, f)
-        .transpose(0, 2, 4, 1, 3, 5)
-        .reshape(-1, f**3)
+    cubes, values = (
+        grid.reshape(nz, f, ny, f, nx, f).transpose(0, 2, 4, 1, 3, 5).reshape(-1, f**3)
         for grid in (instances, labels)
-    ]
-    order = np.sort(cubes[0], axis=1)
-    # The middle of the sorted numbers is background where that has the majority; else the most
-    # frequent of the others is looked for in the few cubes that hold several.
-    winner = order[:, -1].copy()
-    winner[order[:, f**3 // 2] == 0] = 0
-    for row in np.flatnonzero((order[:, f**3 // 2] > 0) & (order[:, -1] != order[:, f**3 // 2])):
+    )
+    order = np.sort(cubes, axis=1)
+    middle = order[:, f**3 // 2]
+    winner = np.where(middle == 0, 0, order[:, -1])
+    # What fills half of a cube is in the middle and at the end; few cubes hold several others.
+    for row in np.flatnonzero((middle > 0) & (order[:, -1] != middle)):
         numbers, counts = np.unique(order[row][order[row] > 0], return_counts=True)
         winner[row] = numbers[np.argmax(counts)]
-    column = np.argmax(cubes[0] == winner[:, None], axis=1)
-    label = cubes[1][np.arange(len(column)), column]
+    row = np.ravel_multi_index(tuple(centers.T // f), (nz, ny, nx))
+    held = (cubes[row] == np.arange(1, len(row) + 1)[:, None]).any(axis=1)
+    winner[row[held]] = np.flatnonzero(held) + 1
+    label = values[np.arange(len(winner)), np.argmax(cubes == winner[:, None], axis=1)]
     return winner.reshape(nz, ny, nx), label.reshape(nz, ny, nx)

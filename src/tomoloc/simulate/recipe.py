@@ -81,6 +81,11 @@ class Recipe:
             raise ValueError(f"name must be a file name; got {self.name!r}")
         for name in ("membranes", "filaments", "species"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        corrected = self.reconstruction.ctf_correction
+        if not self.microscope.defocus_gradient and "flip-3d" in getattr(
+            corrected, "one_of", (corrected,)
+        ):
+            raise ValueError("ctf_correction = 'flip-3d' needs defocus_gradient = true")
         known = {item.label for item in self.membranes}
         for species in self.species:
             if species.membrane and species.membrane not in known:

@@ -184,14 +184,14 @@ class Simulator:
         loss = None
         if scene.ice.heights.size or solids:
             loss = surroundings.attenuation(
-                replace(scene.ice, slope=0.0),
+                scene.ice,
                 solids,
                 shape=specimen.shape,
                 voxel_spacing=specimen.voxel_spacing,
                 voltage_kv=_number(recipe.microscope.voltage_kv),
             )
         taken = expose(
-            model.density,
+            _without_even_ice(model.density, scene.ice),
             microscope=recipe.microscope,
             rng=_stream(recipe, "counting"),
             thickness=scene.ice.thickness,
@@ -266,10 +266,7 @@ class Simulator:
                 ice=coverage,
             )
             first += 1
-        if scene.ice.heights.size:
-            # An even layer of ice, however inclined, has no contrast: only its roughness counts.
-            even = replace(scene.ice, heights=np.zeros((2, 0, 0))).coverage(grid)
-            density += np.float32(ICE_POTENTIAL) * (coverage - even)
+        surroundings.add_vacuum(density, scene.ice.coverage(grid))
         for name, (solid, label) in _solids(scene).items():
             add_solid(
                 density,
@@ -297,7 +294,10 @@ class Simulator:
             recipe, scene.bilayers, grid=grid, ice=coverage, first=numbers["membranes"][0]
         )
         filaments = atlas.list_filaments(recipe, scene.filaments, first=numbers["filaments"][0])
-        instances, labels = atlas.bin_instances(model.instances, model.labels, factor)
+        centers = np.rint(grid.to_index(scene.packing.position)).astype(int)
+        instances, labels = atlas.bin_instances(
+            model.instances, model.labels, factor, centers=centers
+        )
         # Positions count from the centre of the tomogram's own first voxel.
         moved = [
             None if table is None else replace(table, position=table.position - tomogram.origin)
@@ -464,6 +464,17 @@ def _solids(scene: Scene) -> dict[str, tuple[Solid, str]]:
         if solid is not None and settings is not None:
             solids[name] = (solid, settings.label)
     return solids
+
+
+def _without_even_ice(density: Volume, ice: surroundings.Ice) -> Volume:
+    """Fill the vacuum beside an even layer of ice up to the potential of ice.
+
+    An even layer has no contrast, however inclined; but it would end where the volume does.
+    """
+    even = replace(ice, heights=np.zeros((2, 0, 0))).coverage(density)
+    if even.size == 1:
+        return density
+    return density.with_data(density.data + np.float32(ICE_POTENTIAL) * (1 - even))
 
 
 def _summarize(scene: Scene) -> dict[str, Any]:
