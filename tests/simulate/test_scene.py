@@ -308,7 +308,7 @@ def test_tables_of_membranes_and_filaments(cell):
     normal = np.stack([cell.membranes.extra[f"tomolocNormal{axis}"] for axis in "XYZ"], axis=1)
     outward = cell.membranes.position - middle
     cosine = (normal * outward).sum(axis=1) / np.linalg.norm(outward, axis=1)
-    assert np.median(cosine) > 0.95
+    assert np.median(cosine) > 0.9  # the sphere undulates
     np.testing.assert_allclose(cell.membranes.rotation.as_matrix()[:, :, 2], normal, atol=1e-6)
 
 
