@@ -90,6 +90,9 @@ def test_what_is_kept(tmp_path, alanine, form):
     np.testing.assert_allclose(structure.weight, [1, 1, 1, 0.5, 1, 1, 1])
     np.testing.assert_allclose(structure.position[4], [2, 1, 3])
     np.testing.assert_allclose(structure.position[-1], [7, 7, 7])
+    # The calcium ion, which is called CA, too, is no residue.
+    np.testing.assert_array_equal(structure.is_node, [False, True, *[False] * 5])
+    np.testing.assert_array_equal(structure.chain, "A")
 
 
 def test_a_chain_that_half_of_the_cells_hold_is_whole(tmp_path):
@@ -119,8 +122,22 @@ def test_lone_ca_and_p_stand_for_their_residue(tmp_path):
     structure = read_structure(path)
     np.testing.assert_array_equal(structure.weight, [14, 4, 8, 23, 20])
     np.testing.assert_array_equal(structure.atomic_number, 6)
+    assert structure.is_node.all()
+    np.testing.assert_array_equal(structure.chain, ["A", "A", "A", "B", "B"])
     summary = summarize_structure(path)
     assert (summary.n_coarse, summary.n_residues, summary.n_chains) == (5, 5, 2)
+
+
+def test_nodes_of_nucleotides_but_not_of_phosphate_or_lipids(tmp_path):
+    atoms = [
+        atom(1, " P", "G", 1, (0, 0, 0), element="P"),
+        atom(2, " C4'", "G", 1, (3, 0, 0), element="C"),
+        atom(3, " P", "PO4", 2, (9, 9, 9), element="P"),
+        atom(4, " O1", "PO4", 2, (9, 9, 7), element="O"),
+    ]
+    path = tmp_path / "rna.pdb"
+    path.write_text(pdb(atoms))
+    np.testing.assert_array_equal(read_structure(path).is_node, [True, False, False, False])
 
 
 def test_assembly_on_request(tmp_path, alanine):
@@ -128,6 +145,7 @@ def test_assembly_on_request(tmp_path, alanine):
     path.write_text(pdb(ALANINE, ASSEMBLY))
     one, two = read_structure(path), read_structure(path, assembly=True)
     assert len(two.position) == 2 * len(one.position)
+    np.testing.assert_array_equal(two.chain, np.repeat(["A1", "A2"], len(one.position)))
     turned = one.position * [-1, -1, 1] + [10, 0, 20]
     np.testing.assert_allclose(two.position, np.concatenate([one.position, turned]), atol=1e-6)
     assert summarize_structure(path).assemblies == ("1",)

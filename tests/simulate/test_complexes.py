@@ -55,6 +55,21 @@ def test_drawn_masses_and_groups_vary():
     assert len({c.symmetry for c in complexes}) > 7
 
 
+@pytest.mark.parametrize("symmetry", ["C1", "D3", "O"])
+def test_each_subunit_is_a_chain_and_each_residue_a_node(symmetry):
+    structure = make_complex(3, mass_kda=400, symmetry=symmetry)
+    group = symmetry_group(symmetry)
+    chains, count = np.unique(structure.chain, return_counts=True)
+    assert len(chains) == len(group)
+    assert len(set(count)) == 1
+    assert chains[0] == "A"
+    assert structure.is_node.sum() * 3 == len(structure.position)
+    first = structure.position[structure.chain == "A"]
+    copies = [structure.position[structure.chain == name] for name in chains]
+    for turn, copy in zip(group, copies, strict=True):
+        np.testing.assert_allclose(turn.apply(first), group[0].apply(copy), atol=1e-6)
+
+
 @pytest.mark.parametrize("mass", [40, 3000])
 @pytest.mark.parametrize("symmetry", ["C1", "C8", "O"])
 def test_the_whole_range_of_masses_works(mass, symmetry):

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from tomoloc.physics.potential import PROTEIN_CONTRAST, make_potential, potential_integral
-from tomoloc.simulate.references import add_particles, make_reference
+from tomoloc.simulate.references import add_particles, make_reference, part_of_atoms
+from tomoloc.simulate.settings import Part
 from tomoloc.simulate.structures import make_complex
-from tomoloc.types import Volume
+from tomoloc.types import Structure, Volume
 
 SPACING = 10.0
 MIDDLE = np.array([160.0, 220.0, 320.0])
@@ -95,3 +101,103 @@ def test_a_map_is_centered_and_scaled(rng):
     a, b = (place(reference, rotation, position)[0].data for reference in (atoms, density))
     assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.97
     assert b.sum() == pytest.approx(a.sum(), rel=0.25)
+
+
+def dumbbell():
+    """Two balls of carbon, chains A at -x and B at +x and +y, off the origin."""
+    rng = np.random.default_rng(0)
+    offset = rng.normal(size=(600, 3))
+    offset *= 28 * rng.uniform(0, 1, (600, 1)) ** (1 / 3) / np.linalg.norm(offset, axis=1)[:, None]
+    middle = np.repeat([[-45.0, 0, 0], [45.0, 30, 0]], 300, axis=0)
+    return Structure(
+        position=offset + middle + [100, 200, -50],
+        atomic_number=np.full(600, 6),
+        weight=np.full(600, 8.0),
+        name="dumbbell",
+        chain=np.repeat(["A1", "B"], 300),
+    )
+
+
+def test_parts_and_labels_lie_where_their_atoms_do(rng):
+    structure = dumbbell()
+    parts = [Part(label="second", chains=("B",)), Part(label="first", chains=("A",))]
+    reference = make_reference(structure, voxel_spacing=SPACING, parts=parts)
+    np.testing.assert_allclose(reference.center, structure.center)
+    plain = make_reference(dumbbell(), voxel_spacing=SPACING, parts=parts[:1])
+    shape = (38, 40, 42)
+    density, instances = np.zeros(shape, np.float32), np.zeros(shape, np.uint16)
+    labels = np.zeros(shape, np.uint16)
+    labels[:, :, :5], instances[:, :, :5] = 77, 500
+    index = np.array([[19.3, 12.1, 10.6], [18.0, 28.4, 30.2]])
+    rotation = Rotation.random(2, rng=rng)
+    add_particles(
+        density,
+        instances,
+        [reference, plain],
+        index=index,
+        rotation=rotation,
+        species=np.array([0, 1]),
+        values=np.array([40, 9]),
+        labels=labels,
+        label_values=[[3, 4, 5], np.array([6, 8])],
+    )
+    assert set(np.unique(instances)) == {0, 9, 40, 500}
+    assert set(np.unique(labels[instances == 40])) == {4, 5}  # every atom is in a part
+    assert set(np.unique(labels[instances == 9])) == {6, 8}
+    assert (labels[instances == 500] == 77).all()
+    assert (labels[instances == 0] == 0).all()
+    for row, label, chain in ((0, 4, "B"), (0, 5, "A1"), (1, 8, "B"), (1, 6, "A1")):
+        atoms = structure.position[structure.chain == chain] - structure.center
+        expected = rotation[row].apply(atoms).mean(axis=0) / SPACING + index[row][::-1]
+        found = np.argwhere(labels == label).mean(axis=0)[::-1]
+        np.testing.assert_allclose(found, expected, atol=0.5)
+
+
+def test_chains_of_parts():
+    structure = dumbbell()
+    both = part_of_atoms(structure, [Part(label="all", chains=("A1", "B"))])
+    np.testing.assert_array_equal(both, 1)
+    with pytest.raises(ValueError, match=r"part x: dumbbell has no chain 'C'; it has A1, B$"):
+        part_of_atoms(structure, [Part(label="x", chains=("B", "C"))])
+    nameless = Structure(position=np.zeros((1, 3)), atomic_number=[6])
+    with pytest.raises(ValueError, match="it has none"):
+        part_of_atoms(nameless, [Part(label="x", chains=("A",))])
+
+
+CROWD = """
+import sys
+import numpy as np
+from scipy.spatial.transform import Rotation
+from tomoloc.simulate.references import add_particles, make_reference
+from tomoloc.simulate.structures import make_complex
+rng = np.random.default_rng(0)
+shape = (20, 44, 46)
+density, instances = np.zeros(shape, np.float32), np.zeros(shape, np.uint16)
+add_particles(
+    density, instances, [make_reference(make_complex(i), voxel_spacing=12.0) for i in (5, 9)],
+    index=rng.uniform(0, shape, (60, 3)), rotation=Rotation.random(60, rng=rng),
+    species=rng.integers(0, 2, 60),
+)
+sys.stdout.buffer.write(density.tobytes() + instances.tobytes())
+"""
+
+
+def test_overlapping_particles_are_the_same_on_any_number_of_threads():
+    hashes = set()
+    for threads in "12":
+        environment = {**os.environ, "NUMBA_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
+        ran = subprocess.run(
+            [sys.executable, "-c", CROWD], env=environment, capture_output=True, check=True
+        )
+        hashes.add(hashlib.sha256(ran.stdout).hexdigest())
+        assert np.frombuffer(ran.stdout[: 4 * 20 * 44 * 46], np.float32).max() > PROTEIN_CONTRAST
+    assert len(hashes) == 1
+
+
+def test_little_is_lost_outside_of_the_envelope(rng):
+    reference = make_reference(make_complex(3), voxel_spacing=SPACING)
+    grid, _ = place(reference, Rotation.random(rng=rng), MIDDLE)
+    spacing = reference.potential.voxel_spacing
+    whole = reference.potential.data.sum() * spacing**3
+    assert grid.data.sum() * SPACING**3 == pytest.approx(whole, rel=0.005)
+    assert (grid.data != 0).mean() < 0.15  # most of the box is left alone

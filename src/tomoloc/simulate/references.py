@@ -107,7 +107,8 @@ def make_reference(
     Raises
     ------
     ValueError
-        If a part's chains are not those of the structure, or a map is to have parts.
+        If a part's chains are not those of the structure, a map is to have parts, or its
+        molecule is too large for its mass.
     """
     fine = voxel_spacing / _FINER
     if isinstance(source, Structure):
@@ -216,8 +217,14 @@ def _center(volume: Volume, voxel_spacing: float) -> tuple[Volume, FloatArray]:
 
     Returns where that centre was, too.
     """
+    inside = np.argwhere(volume.data > MOLECULAR_SURFACE)
+    if len(inside) == 0:
+        raise ValueError(
+            f"map {volume.name or ''} is nowhere as dense as protein, with the mass it was given;"
+            " a larger mass_kda, or none, would make it so"
+        )
     center = mass_center(volume)
-    reach = volume.to_position(np.argwhere(volume.data > MOLECULAR_SURFACE)) - center
+    reach = volume.to_position(inside) - center
     fine = voxel_spacing / _FINER
     side = 2 * np.linalg.norm(reach, axis=1).max() / voxel_spacing + 4
     n = fft.next_fast_len(int(np.ceil(side)) * _FINER, real=True)
