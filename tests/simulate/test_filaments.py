@@ -186,6 +186,12 @@ def test_length_counts_from_tip_to_tip(references):
             assert 300 - 3 * 27.6 < np.ptp(along) < 300 + SPACING
 
 
+def test_the_shortest_filament_is_one_subunit(references):
+    for seed in range(4):
+        (filament,) = draw(references["actin"], make_room(), seed, kind="actin", length=20.0)
+        assert len(filament) == 1
+
+
 def test_the_subunit_is_at_x_and_the_plus_end_at_z(references):
     room = make_room((60, 62, 64))
     rotation = Rotation.from_euler("zyz", [[20.0, 60.0, 130.0]], degrees=True)
@@ -228,7 +234,9 @@ def spectrum(density, room, filament, order, frequencies):
     height = np.clip(w / np.ptp(filament.arc_length), 0, 1)
     weight = density[density > 0.5] * np.sin(np.pi * height) ** 2
     waves = weight * np.exp(-1j * order * np.arctan2(v, u))
-    return np.abs(np.exp(-2j * np.pi * np.outer(frequencies, w)) @ waves)
+    bins = np.round(w - w.min()).astype(int)  # of 1 Å
+    line = np.bincount(bins, waves.real) + 1j * np.bincount(bins, waves.imag)
+    return np.abs(np.exp(-2j * np.pi * np.outer(frequencies, np.arange(len(line)))) @ line)
 
 
 def longest(reference, room, kind):

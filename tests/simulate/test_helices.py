@@ -99,6 +99,8 @@ def test_settings_override_the_helix():
     own = find_helix(Filaments(kind="helix", structure="x.pdb", rise=4.0, twist=30.0))
     assert (own.rise, own.twist, own.strands) == (4.0, 30.0, 1)
     assert own.persistence_length > 1e4
+    with pytest.raises(ValueError, match=r"one protofilament to the next, such as -27\.69; got 0"):
+        find_helix(Filaments(kind="microtubule", twist=0.0))
 
 
 def test_a_subunit_of_ones_own_is_read(shared):

@@ -30,7 +30,7 @@ _ANCHORS = 4096  # points among which those in free ice are found
 _SHORTEST = 4.0  # diameters that a filament which ends at an obstacle is long at least
 _BUNDLE_SPACING = 1.3  # diameters between neighbours
 _BRANCH_ANGLE, _BRANCH_SPREAD = 70.0, 7.0  # degrees: Mullins 1998, doi:10.1073/pnas.95.11.6181
-_BRANCH_TRIES = 100
+_BRANCH_TRIES = 400
 _WALKING, _LEFT, _BLOCKED = 0, 1, 2
 _HALF_DIAGONAL = np.sqrt(3) / 2  # of a voxel: a point and the centre of its voxel may differ so
 
@@ -322,9 +322,11 @@ class _Drawing:
     def _subunits(self, course: _Course, offset: FloatArray) -> Filament:
         position = course.position + course.frame[:, :, :2] @ offset
         arc = np.concatenate([[0], np.linalg.norm(np.diff(position, axis=0), axis=1).cumsum()])
-        length = float(arc[-1] - 2 * self.overhang) * self.voxel
-        phase, azimuth = self.rng.uniform(0, 1), self.rng.uniform(0, 360)
-        height, angle = self.helix.places(max(length, 0.0), phase=phase)
+        length = max(float(arc[-1] - 2 * self.overhang) * self.voxel, 0.0)
+        # The shortest filament still is one subunit.
+        phase = self.rng.uniform(0, min(length / self.helix.rise, 1))
+        azimuth = self.rng.uniform(0, 360)
+        height, angle = self.helix.places(length, phase=phase)
         place = np.minimum(height / self.voxel + self.overhang, arc[-1])
         line = np.stack([np.interp(place, arc, column) for column in position.T], axis=1)
         low, high = -0.5 - self.reach, np.array(self.room.shape[::-1]) - 0.5 + self.reach

@@ -63,12 +63,12 @@ class Helix:
         return height[chosen], angle[chosen]
 
 
-#: Actin: helix of Dominguez & Holmes 2011 (doi:10.1146/annurev-biophys-042910-155359) and, with
-#: cofilin, of Tanaka et al. 2018 (doi:10.1038/s41467-018-04290-w); persistence lengths of both by
-#: McCullough et al. 2008 (doi:10.1016/j.jmb.2008.05.055). Microtubule: 13 protofilaments in three
-#: left-handed starts of 41 Å monomers, 82 Å between dimers; persistence length of Gittes et al.
-#: 1993 (doi:10.1083/jcb.120.4.923). Tobacco mosaic virus: helix of PDB 2OM3 (Sachse et al. 2007,
-#: doi:10.1016/j.jmb.2007.05.088); so stiff that a micrograph shows no bend.
+#: Actin: about the helices of Dominguez & Holmes 2011 (doi:10.1146/annurev-biophys-042910-155359)
+#: and, with cofilin, of Tanaka et al. 2018 (doi:10.1038/s41467-018-04290-w); persistence lengths
+#: of both by McCullough et al. 2008 (doi:10.1016/j.jmb.2008.05.055). Microtubule: 13
+#: protofilaments in three left-handed starts of 41 Å monomers, 82 Å between dimers; persistence
+#: length of Gittes et al. 1993 (doi:10.1083/jcb.120.4.923). Tobacco mosaic virus: helix of PDB 2OM3
+#: (Sachse et al. 2007, doi:10.1016/j.jmb.2007.05.088); taken as too stiff for a bend to show.
 HELICES = {
     "actin": Helix(rise=27.6, twist=-166.6, persistence_length=9.8e4),
     "cofilactin": Helix(rise=27.6, twist=-162.1, persistence_length=2.2e4),
@@ -130,6 +130,11 @@ def find_helix(settings: Filaments) -> Helix:
 
     A microtubule's `rise` and `twist` lead from one protofilament to the next; the twist tells
     how many there are, such as -360 / 14.
+
+    Raises
+    ------
+    ValueError
+        If a microtubule's twist is 0.
     """
     helix = HELICES.get(settings.kind)
     if helix is None:
@@ -143,6 +148,11 @@ def find_helix(settings: Filaments) -> Helix:
         helix = replace(helix, persistence_length=bounds(settings.persistence_length)[0])
     if helix.strands == 1:
         return helix
+    if helix.twist == 0:
+        raise ValueError(
+            f"twist of a {settings.kind} must lead from one protofilament to the next,"
+            f" such as {HELICES[settings.kind].twist:.2f}; got 0"
+        )
     return replace(helix, strands=max(round(360 / abs(helix.twist)), 1))
 
 
