@@ -8,6 +8,7 @@ and implicitly, as the zero of a level whose value is the move still missing.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import factorial
 
 import numpy as np
 from numba import njit, prange
@@ -27,6 +28,8 @@ _FORMS = {
 }
 _HEAD_GROUP = 5.0  # Å; from the middle of a layer of head groups to where it ends
 _STEEP = 2.5  # slopes of a level that only its kinks have
+_TURN = 2 * np.pi
+_COSINE = tuple((-1) ** i * _TURN ** (2 * i) / factorial(2 * i) for i in range(9))
 _PROBE = 0.5  # Å; step of the finite differences that give normals
 
 
@@ -48,7 +51,7 @@ class Bilayer:
     size : ndarray, shape (3,)
         Semi-axes of an ellipsoid; radius, radius and half the length between the centres of the
         caps of a tube; half the edge of a sheet, twice, and 0.
-    waves : ndarray, shape (k, 5)
+    waves : ndarray, shape (5, k)
         Wave vector xyz in radians per Å, phase, and amplitude in Å of each wave by which the
         surface is moved outward, all in the shape's own frame.
     height : float
@@ -119,7 +122,7 @@ class Bilayer:
             return box, np.zeros(high - low, dtype=np.float32)
         level = np.empty(high - low + 2, dtype=np.float32)
         stretch = self.size.max() / self.size.min() if self.form == _ELLIPSOID else 1.0
-        far = 2 * (reach + step) * stretch
+        far = 1.6 * (reach + step) * stretch
         _fill(
             level,
             grid.to_position(low - 1) - self.center,
@@ -223,7 +226,7 @@ def draw_waves(
 
     Returns
     -------
-    ndarray, shape (24, 5)
+    ndarray, shape (5, 24)
         As `Bilayer.waves`; wave vectors lie in the plane xy if `flat`.
 
     References
@@ -239,21 +242,21 @@ def draw_waves(
     phase = rng.uniform(0, 2 * np.pi, n)
     amplitude = wavelength / np.sqrt((wavelength**2).sum() / 2)
     vectors = 2 * np.pi * direction / wavelength[:, None]
-    return np.column_stack([vectors, phase, amplitude])
+    return np.concatenate([vectors.T, phase[None], amplitude[None]])
 
 
 def settle(bilayer: Bilayer, rng: np.random.Generator, *, rms: float) -> Bilayer:
     """Scale a bilayer's waves to a root mean square height over its base, and to a mean of zero."""
     if rms == 0:
-        return replace(bilayer, waves=np.zeros((0, 5)), height=0.0)
+        return replace(bilayer, waves=np.zeros((5, 0)), height=0.0)
     base, _, _ = bilayer._draw_base(rng, 2048)
     heights = _heights(base * bilayer.size if bilayer.form == _ELLIPSOID else base, bilayer.waves)
     scale = rms / heights.std()
-    waves = bilayer.waves * np.array([1, 1, 1, 1, scale])
+    waves = bilayer.waves * np.array([[1], [1], [1], [1], [scale]])
     # A wave of infinite length takes the mean away.
-    level = np.array([[0, 0, 0, 0, -scale * heights.mean()]])
+    level = np.array([[0], [0], [0], [0], [-scale * heights.mean()]])
     height = 1.15 * scale * np.abs(heights - heights.mean()).max()
-    return replace(bilayer, waves=np.concatenate([waves, level]), height=float(height))
+    return replace(bilayer, waves=np.concatenate([waves, level], axis=1), height=float(height))
 
 
 def turn_to(normal: FloatArray, *, spin: FloatArray | float = 0.0) -> Rotation:
@@ -273,12 +276,16 @@ def turn_to(normal: FloatArray, *, spin: FloatArray | float = 0.0) -> Rotation:
     return Rotation.from_quat(turn) * Rotation.from_quat(about)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
 def _height(waves: FloatArray, x: float, y: float, z: float) -> float:
+    """Sum waves; the cosine is a series, good to 1e-7, as that of many runs at once."""
     total = 0.0
-    for i in range(len(waves)):
-        phase = waves[i, 0] * x + waves[i, 1] * y + waves[i, 2] * z + waves[i, 3]
-        total += waves[i, 4] * np.cos(phase)
+    for i in range(waves.shape[1]):
+        turns = (waves[0, i] * x + waves[1, i] * y + waves[2, i] * z + waves[3, i]) / _TURN
+        s = (turns - np.floor(turns) - 0.5) ** 2
+        even = _COSINE[6] + s * (_COSINE[7] + s * _COSINE[8])
+        even = _COSINE[3] + s * (_COSINE[4] + s * (_COSINE[5] + s * even))
+        total -= waves[4, i] * (1 + s * (_COSINE[1] + s * (_COSINE[2] + s * even)))
     return total
 
 

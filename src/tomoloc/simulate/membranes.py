@@ -38,16 +38,19 @@ _DENTS = 0.1  # rms of a blob's dents, in radii
 _STEEPEST = 0.08  # rms of undulations, at most, in mean wavelengths: no folds, no sharp bends
 _SHORTEST = 300.0  # Å; wavelength
 
-# POPC at 30 °C: 64.3 Å² for each lipid; head groups (C10H18NO8P) of 331 Å³ whose densest layers
-# are 37.3 Å apart; chains (C32H64) of 925 Å³, 14.4 Å thick (Kučerka et al., Biochim. Biophys.
-# Acta 1808 (2011), doi:10.1016/j.bbamem.2011.07.022), each methyl taking 53 Å³. Scattering
-# factors as in `tomoloc.physics.potential` turn these into volt above ice: 3.9 for head groups
-# without water, 1.67 for methylenes, -0.83 for methyls.
+# POPC at 30 °C: 64.3 Å² for each lipid, head groups (C10H18NO8P) of 331 Å³ and chains (C32H64) of
+# 925 Å³, each methyl taking 53 (Kučerka et al., Biochim. Biophys. Acta 1808 (2011),
+# doi:10.1016/j.bbamem.2011.07.022). The scattering factors of `tomoloc.physics.potential` turn
+# these into volt above ice: 3.89 for head groups without water, 1.67 for methylenes, -0.83 for
+# methyls. The chains end at 14.4 Å and the head groups have their mean near 17.5 Å, so that the
+# potential is greatest at 16.6 Å: 33 Å from peak to peak, as vesicles show in cryo-EM (Heberle
+# et al., PNAS 117 (2020), doi:10.1073/pnas.2002200117).
 _HEADS = 20.0  # V · Å, of each leaflet
-_HEADS_WIDTH = 4.0  # Å; standard deviation
+_HEADS_BEYOND = 0.9  # Å; their mean beyond the peak
+_HEADS_WIDTH = 3.3  # Å; standard deviation
 _CHAINS = 1.67  # V
-_CHAINS_EDGE = 4.2  # Å; the chains end so far below the head groups
-_CHAINS_WIDTH = 2.5
+_CHAINS_BELOW = 2.2  # Å; they end so far below the peak
+_CHAINS_WIDTH = 2.4
 _METHYLS = -8.2  # V · Å, by which the methyls in the middle lower the chains
 _METHYLS_WIDTH = 3.0
 # A Gaussian so wide, in voxels, is as sharp as the potential of particles: half at 0.9 Nyquist.
@@ -144,14 +147,14 @@ def bilayer_profile(
 
     Two layers of head groups, hydrocarbon chains between them, and the methyl groups, less dense,
     in the middle: the amounts follow from the volumes and compositions of these parts of POPC,
-    of whose 37.3 Å the thickness is usually not far.
+    which is 33 Å thick. The membranes of cells, which hold cholesterol, are thicker.
 
     Parameters
     ----------
     distance : ndarray
         From the middle.
     thickness : float
-        Between the two layers of head groups.
+        Between the two peaks, at the head groups, of the profile without blur.
     voxel_spacing : float
         The profile is blurred for sampling at it.
     """
@@ -160,8 +163,8 @@ def bilayer_profile(
         np.hypot(width, _BLUR * voxel_spacing)
         for width in (_HEADS_WIDTH, _CHAINS_WIDTH, _METHYLS_WIDTH)
     )
-    edge = max(thickness / 2 - _CHAINS_EDGE, 0.0)
-    profile = _HEADS * (_gauss(x - thickness / 2, heads) + _gauss(x + thickness / 2, heads))
+    edge, head = max(thickness / 2 - _CHAINS_BELOW, 0.0), thickness / 2 + _HEADS_BEYOND
+    profile = _HEADS * (_gauss(x - head, heads) + _gauss(x + head, heads))
     profile += _METHYLS * _gauss(x, methyls)
     root = np.sqrt(2) * chains
     profile += _CHAINS / 2 * (special.erf((x + edge) / root) - special.erf((x - edge) / root))
@@ -194,13 +197,14 @@ def surface_points(
         z, y, x = np.rint(grid.to_index(position[inside])).astype(int).T
         inside[inside] = np.broadcast_to(ice, grid.shape)[z, y, x] > 0.5
     position, normal = position[inside], normal[inside]
-    # Of points in random order, each that no chosen one is near: their density is 0.7 / r².
+    # Of points in random order, each that no chosen one is near: at this distance of those, about
+    # one remains on each square.
     tree, free = cKDTree(position.reshape(-1, 3)), np.ones(len(position), dtype=bool)
     chosen = []
     for i in range(len(position)):
         if free[i]:
             chosen.append(i)
-            free[tree.query_ball_point(position[i], 0.84 * spacing)] = False
+            free[tree.query_ball_point(position[i], 0.73 * spacing)] = False
     return position[chosen], normal[chosen]
 
 
@@ -230,9 +234,10 @@ def _make(
     rms = min(bounds(settings.undulation)[0], _STEEPEST * float(np.mean(wavelengths)))
     if shape == "blob":
         dents = draw_waves(rng, wavelengths=(1.4 * radius, 2.6 * radius), flat=False)
-        heights = np.array([rms, _DENTS * radius])
-        waves = np.concatenate([waves * [1, 1, 1, 1, heights[0]], dents * [1, 1, 1, 1, heights[1]]])
-        rms = float(np.linalg.norm(heights))
+        waves[4] *= rms
+        dents[4] *= _DENTS * radius
+        waves = np.concatenate([waves, dents], axis=1)
+        rms = float(np.hypot(rms, _DENTS * radius))
     bilayer = Bilayer(
         shape=shape,
         label=settings.label,
@@ -260,25 +265,24 @@ def _find_sheet(settings: Membranes, room: Room, rng: np.random.Generator) -> Bi
 
 
 def _find_vesicle(settings: Membranes, room: Room, rng: np.random.Generator) -> Bilayer | None:
+    step, gap = room.voxel_spacing, _gap(room)
     ice = room.compartment != NO_ICE
-    levels = np.flatnonzero(ice.any(axis=(1, 2))) * room.voxel_spacing
+    levels = np.flatnonzero(ice.any(axis=(1, 2))) * step
     if len(levels) == 0:
         return None
-    thickest = float(ice.sum(axis=0).max()) * room.voxel_spacing
-    low, high = np.zeros(3), room.extent - room.voxel_spacing
+    thickest = float(ice.sum(axis=0).max()) * step - 2 * gap
+    taken = np.pad(room.occupied | (room.compartment == LUMEN), ((1, 1), (0, 0), (0, 0)))
+    beyond = np.pad(~ice, ((1, 1), (0, 0), (0, 0)), constant_values=True) | taken
+    low, high = np.zeros(3), room.extent - step
     for _ in range(_SHAPES_TRIED):
-        bilayer = _make(settings, room, rng, center=np.zeros(3))
-        bilayer, below, above = _lay(bilayer, thickest - 2 * _gap(room), rng)
-        fits = above - below < thickest - 2 * _gap(room)
+        bilayer, below, above = _lay(_make(settings, room, rng, center=np.zeros(3)), thickest, rng)
+        fits = above - below < thickest
         low[2], high[2] = levels[0], levels[-1]
-        blocked = room.occupied | (room.compartment == LUMEN)
         if fits:
             low[2], high[2] = levels[0] - below, max(levels[-1] - above, levels[0] - below)
-            blocked |= ~ice
-        blocked = np.pad(blocked, ((1, 1), (0, 0), (0, 0)), constant_values=fits)
         centers = rng.uniform(low, high, (_CENTERS, 3))
-        solid = _solid(bilayer, _gap(room), room.voxel_spacing)
-        found = _first_free(blocked, solid, centers / room.voxel_spacing)
+        solid = _solid(bilayer, gap, step)
+        found = _first_free(beyond if fits else taken, solid, centers / step)
         if found >= 0:
             return replace(bilayer, center=centers[found])
     return None
