@@ -150,7 +150,11 @@ class Simulator:
         filaments = tuple(
             tuple(
                 draw_filaments(
-                    settings, reference=self._subunit(settings, recipe), room=room, rng=rng
+                    settings,
+                    reference=self._subunit(settings, recipe),
+                    room=room,
+                    rng=rng,
+                    clearance=_number(recipe.specimen.clearance),
                 )
             )
             for settings in recipe.filaments
