@@ -7,7 +7,8 @@ from scipy.spatial.transform import Rotation
 
 from tomoloc.io.structures import read_structure
 from tomoloc.simulate.bilayers import turn_to
-from tomoloc.simulate.membranes import draw_bilayers, place_membrane_proteins
+from tomoloc.simulate.membrane_proteins import place_membrane_proteins
+from tomoloc.simulate.membranes import draw_bilayers
 from tomoloc.simulate.references import add_particles, make_reference
 from tomoloc.simulate.room import CYTOSOL, NO_ICE, Room
 from tomoloc.simulate.settings import Membranes, Species

@@ -13,8 +13,7 @@ from scipy import ndimage, special
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from tomoloc.simulate.bilayers import Bilayer, draw_waves, settle, turn_to
-from tomoloc.simulate.membrane_proteins import place_membrane_proteins
+from tomoloc.simulate.bilayers import Bilayer, draw_waves, settle
 from tomoloc.simulate.room import LUMEN, NO_ICE, Room
 from tomoloc.simulate.settings import Membranes, bounds
 from tomoloc.types import FloatArray, Volume
@@ -24,9 +23,7 @@ __all__ = [
     "add_bilayer",
     "bilayer_profile",
     "draw_bilayers",
-    "place_membrane_proteins",
     "surface_points",
-    "turn_to",
 ]
 
 logger = logging.getLogger(__name__)
