@@ -102,12 +102,7 @@ def list_membranes(
                     label=settings.label,
                     tomogram=recipe.name,
                     rotation=turn_to(normal),
-                    extra={
-                        "tomolocInstance": np.full(len(position), number),
-                        "tomolocNormalX": normal[:, 0],
-                        "tomolocNormalY": normal[:, 1],
-                        "tomolocNormalZ": normal[:, 2],
-                    },
+                    extra={"tomolocInstance": np.full(len(position), number)},
                 )
             )
             number += 1
@@ -125,7 +120,6 @@ def list_filaments(
     for settings, group in zip(recipe.filaments, filaments, strict=True):
         for filament in group:
             n = len(filament.position)
-            tangent = filament.rotation.as_matrix().reshape(-1, 3, 3)[:, :, 2]
             tables.append(
                 Particles(
                     position=filament.position,
@@ -135,9 +129,6 @@ def list_filaments(
                     extra={
                         "tomolocInstance": np.full(n, number),
                         "tomolocArcLength": np.round(filament.arc_length, 3),
-                        "tomolocTangentX": tangent[:, 0],
-                        "tomolocTangentY": tangent[:, 1],
-                        "tomolocTangentZ": tangent[:, 2],
                     },
                 )
             )
