@@ -83,11 +83,11 @@ def find_motions(
     """Find the slow modes of a molecule's elastic network.
 
     The network is anisotropic [1]_: equal springs join all nodes (CA of proteins, P of nucleic
-    acids) nearer than `cutoff`. Every node keeps 8 springs and all pieces are joined, so that
-    modes from the seventh on are deformations. Large assemblies are coarse-grained [2]_: nodes
-    that share a cell of a grid become one, and the cutoff grows with the cells. A density map
-    gets nodes on its own voxels or cells of them. Other atoms, and the map, follow the nodes
-    near them, by a locally linear fit.
+    acids) nearer than `cutoff`. Every node has 8 springs at least, and separate pieces are joined
+    as if they touched, so that modes from the seventh on are deformations. Large assemblies are
+    coarse-grained [2]_: nodes that share a cell of a grid become one, and the cutoff grows with
+    the cells. A density map gets nodes on its own voxels or cells of them. Other atoms, and the
+    map, follow the nodes near them, by a locally linear fit.
 
     Parameters
     ----------
@@ -175,8 +175,9 @@ def draw_conformer(motions: Motions, *, rmsd: float, rng: np.random.Generator) -
     modes = motions.displacement.reshape(len(motions.displacement), -1)
     # Projecting noise gives the same however equally stiff modes are mixed; a tenth of the
     # last stiffness is added so that no single loose end takes it all.
-    soft = 1 / np.sqrt(motions.stiffness + 0.1 * motions.stiffness[-1])
-    direction = ((modes @ rng.normal(size=modes.shape[1]) * soft) @ modes).reshape(shape[1:])
+    stiffness = np.maximum(motions.stiffness, 0) + 0.1 * motions.stiffness[-1] + 1e-12
+    mixture = modes @ rng.normal(size=modes.shape[1]) / np.sqrt(stiffness)
+    direction = (mixture @ modes).reshape(shape[1:])
     direction /= np.sqrt((direction**2).sum(axis=1).mean())
     direction /= np.sqrt(1 + (direction**2).sum(axis=1, keepdims=True) / _FARTHEST**2)
     amplitude = rmsd
@@ -242,11 +243,12 @@ def _springs(nodes: FloatArray, cutoff: float) -> NDArray[np.int64]:
             return pairs
         inside = np.flatnonzero(piece == np.argmin(np.bincount(piece)))
         outside = np.flatnonzero(piece != piece[inside[0]])
-        k = min(3, len(outside))
-        distance, other = _nearest(nodes[outside], nodes[inside], k)
-        bridge = np.stack([np.repeat(inside, k), outside[other.ravel()]], axis=1)
-        shortest = np.argsort(distance.ravel(), kind="stable")[:_FEWEST_NEIGHBORS]
-        pairs = np.concatenate([pairs, np.sort(bridge[shortest], axis=1)])
+        gap = float(_nearest(nodes[outside], nodes[inside], 1)[0].min())
+        across = cKDTree(nodes[inside]).sparse_distance_matrix(
+            cKDTree(nodes[outside]), gap + cutoff, output_type="ndarray"
+        )
+        bridge = np.stack([inside[across["i"]], outside[across["j"]]], axis=1)
+        pairs = np.concatenate([pairs, np.sort(bridge, axis=1)])
 
 
 def _nearest(nodes: FloatArray, places: FloatArray, k: int) -> tuple[FloatArray, NDArray[np.int64]]:
@@ -258,7 +260,8 @@ def _nearest(nodes: FloatArray, places: FloatArray, k: int) -> tuple[FloatArray,
 def _hessian(nodes: FloatArray, pairs: NDArray[np.int64]) -> sparse.csc_array:
     """Second derivatives of the springs' energy, shape (3 n, 3 n)."""
     along = nodes[pairs[:, 1]] - nodes[pairs[:, 0]]
-    along /= np.linalg.norm(along, axis=1)[:, None]
+    # Copies of an atom at one place, as on an axis of symmetry, have no spring.
+    along /= np.maximum(np.linalg.norm(along, axis=1), 1e-6)[:, None]
     block = along[:, :, None] * along[:, None, :]
     a, b = pairs.T
     row = np.concatenate([a, b, a, b])[:, None, None] * 3 + np.arange(3)[None, :, None]
@@ -303,14 +306,15 @@ def _slowest(
 def _carry(nodes: FloatArray, places: FloatArray) -> sparse.csr_array:
     """Weights with which places follow the nodes near them: moving least squares.
 
-    Around each place, a linear function is fitted to the motion of its nearest nodes, the more
-    to those that are nearer, so that turns and shears carry over exactly. Where the nodes lie in
-    a plane or on one side, a little damping keeps slopes small.
+    Around each place, a linear function is fitted to the motion of its nearest nodes, with
+    weights that fall so steeply with distance that a place at a node moves with it. Turns and
+    shears carry over. Where the nodes lie in a plane or on one side, a little damping keeps
+    slopes small.
     """
     k = min(_CARRIERS, len(nodes))
     distance, which = _nearest(nodes, places, k)
     width = distance.mean(axis=1, keepdims=True)
-    near = np.exp(-0.5 * ((distance - distance[:, :1]) / (0.5 * width + 1e-9)) ** 2)
+    near = ((distance / (width + 1e-9)) ** 2 + 0.003) ** -2
     offset = (nodes[which] - places[:, None]) / (width[:, :, None] + 1e-9)
     basis = np.concatenate([np.ones((*which.shape, 1)), offset], axis=2)
     normal = np.einsum("pi,pij,pik->pjk", near, basis, basis)
