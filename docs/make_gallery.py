@@ -10,8 +10,10 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -21,7 +23,6 @@ from tomoloc.types import Sample
 
 DOCS = Path(__file__).parent
 PAGE = DOCS / "gallery.md"
-SURFACES = ("membrane", "vesicle", "tube", "sheet")
 COLOURS = (
     "#4c9be8", "#f2a541", "#6cc070", "#e0637c", "#b18ae0", "#4fc3c0", "#f0d35b", "#d98cc0",
     "#8fb3d9", "#c9e07a", "#f28e62", "#7d8cf0", "#a3d9c3", "#e6b8a2", "#9fe3ef", "#c7a3ff",
@@ -78,7 +79,7 @@ def draw_sample(sample: Sample) -> Figure:
     image = ndimage.gaussian_filter(np.asarray(series.images[untilted], np.float32), 0.7)
     panels = {
         "model": shade_model(sample.labels.data, palette),
-        f"image at {series.tilt_angles[untilted]:g}°": stretch(image),
+        f"image at {series.tilt_angles[untilted]:.0f}°": stretch(image),
         "tomogram": stretch(mean),
         "atlas": palette[sample.labels.data[middle]],
     }
@@ -91,13 +92,18 @@ def draw_sample(sample: Sample) -> Figure:
                     if column in (1, 2) else "nearest", aspect="auto")  # fmt: skip
         axes.set_axis_off()
         figure.text(column / 4 + 0.002, height + 0.012, title, fontsize=13, color="#1d2733")
-    bar = 10 ** np.floor(np.log10(nx * tomogram.voxel_spacing / 3))
-    axes.plot(
-        [8, 8 + bar / tomogram.voxel_spacing], [8, 8], color="white", linewidth=4,
-        solid_capstyle="butt",
-    )  # fmt: skip
-    axes.text(8, 12, f"{bar / 10:g} nm", color="white", fontsize=12)
+    draw_scale_bar(axes, tomogram.voxel_spacing, nx)
     return figure
+
+
+def draw_scale_bar(axes: Axes, voxel_spacing: float, n_voxels: int) -> None:
+    """Draw a bar of about a fifth of the width: 10, 20, 50 or 100 nm."""
+    length = max(nm for nm in (10, 20, 50, 100) if 10 * nm < n_voxels * voxel_spacing / 3.5)
+    edge = n_voxels / 30
+    end = edge + 10 * length / voxel_spacing
+    axes.plot([edge, end], [edge, edge], color="white", linewidth=4, solid_capstyle="butt")
+    axes.text(edge, 1.4 * edge, f"{length} nm", color="white", fontsize=13, weight="bold",
+              path_effects=[withStroke(linewidth=2.5, foreground="black")])  # fmt: skip
 
 
 def make_palette(legend: dict[int, str] | object) -> NDArray[np.float64]:
@@ -124,10 +130,7 @@ def stretch(image: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def shade_model(labels: NDArray[np.integer], palette: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Look at the labels from above at a slant, with light from the upper left.
-
-    Membranes are opened by a cut through the middle, so that one sees what they hold.
-    """
+    """Look at the labels from above at a slant, with light from the upper left."""
     nz, ny, nx = labels.shape
     slant = np.deg2rad(35)
     # Each pixel's ray comes down through the volume while it moves along y.

@@ -304,7 +304,7 @@ class Species:
     conformers : int
         How many flexible variants to make for each sample; 0 takes the structure as it is.
     rmsd : float
-        Of a variant's atoms from the structure, in Å.
+        Of a variant from the structure, over the network's nodes (CA and P), in Å.
     parts : tuple of Part
     """
 
