@@ -1,0 +1,1 @@
+"""Networks: tensors in, tensors out. They know no tomogram and no file but their own folder."""

@@ -1,0 +1,201 @@
+"""A dense encoder: what stands at each place of a volume, as a unit vector, and whether it centres.
+
+U-shaped (Ronneberger, Fischer & Brox 2015, doi:10.1007/978-3-319-24574-4_28) with residual blocks
+(He et al. 2016, doi:10.1109/CVPR.2016.90), without any work at full resolution: the first
+convolution halves the grid, and the output stays there.
+
+At inference nothing depends on the volume as a whole (batch normalisation is folded into the
+convolutions), so a tile with `halo` voxels around it gives what the whole volume gives.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Self
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["DenseEncoder"]
+
+
+class DenseEncoder(nn.Module):
+    """A network that gives a unit vector and a centre's logit at every second voxel.
+
+    Output point i stands at voxel ``stride * i + (stride - 1) / 2``, half way between two voxels,
+    so that a flipped volume gives the flipped grid. Outside the volume, the network sees zeros.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Channels at strides 2, 4, 8, ...
+    down, up : sequence of int
+        Residual blocks at each of these strides on the way down, and on the way back up (the last
+        of `down` has no way up: `up` has one entry less).
+    channels : int
+        Length of the unit vectors.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of levels disagree or a number is not positive.
+    """
+
+    def __init__(
+        self,
+        *,
+        widths: Sequence[int] = (32, 64, 128),
+        down: Sequence[int] = (1, 2, 2),
+        up: Sequence[int] = (1, 2),
+        channels: int = 32,
+    ) -> None:
+        super().__init__()
+        self.widths, self.down, self.up = tuple(widths), tuple(down), tuple(up)
+        self.channels = channels
+        levels = len(self.widths)
+        if levels < 1 or len(self.down) != levels or len(self.up) != levels - 1:
+            raise ValueError(
+                f"an encoder of {levels} widths needs {levels} numbers of blocks down and"
+                f" {levels - 1} up; got {len(self.down)} and {len(self.up)}"
+            )
+        if min(*self.widths, channels, 1) < 1 or min(*self.down, *self.up, 0) < 0:
+            raise ValueError("an encoder needs positive widths and no negative number of blocks")
+        first = self.widths[0]
+        self.stem = _Unit(nn.Conv3d(1, first, 4, stride=2, padding=1, bias=False))
+        self.downward = nn.ModuleList(_blocks(*pair) for pair in zip(widths, down, strict=True))
+        steps = list(zip(self.widths, self.widths[1:], strict=False))
+        self.reduce = nn.ModuleList(
+            _Unit(nn.Conv3d(fine, coarse, 2, stride=2, bias=False)) for fine, coarse in steps
+        )
+        self.enlarge = nn.ModuleList(
+            _Unit(nn.ConvTranspose3d(coarse, fine, 2, stride=2, bias=False))
+            for fine, coarse in steps
+        )
+        self.upward = nn.ModuleList(_blocks(*pair) for pair in zip(widths, up, strict=False))
+        self.heads = nn.Conv3d(first, channels + 1, 1)
+
+    @property
+    def stride(self) -> int:
+        """Voxels from one output point to the next."""
+        return 2
+
+    @property
+    def period(self) -> int:
+        """Sides must be multiples of it, and a shift by it shifts the output exactly."""
+        return 2 ** len(self.widths)
+
+    @property
+    def halo(self) -> int:
+        """Voxels around an output point beyond which nothing matters: a multiple of `period`."""
+        reach = 2.0  # of the first convolution, from the middle of its two voxels
+        for level, blocks in enumerate(self.down):
+            step = 2 ** (level + 1)
+            convolutions = 2 * (blocks + (self.up[level] if level < len(self.up) else 0))
+            # going up and down takes a point anywhere in a coarser cell: half a cell each way
+            reach += step * convolutions + (step if level < len(self.up) else 0)
+        return int(-(-reach // self.period)) * self.period
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What `DenseEncoder` must be called with to make this network again."""
+        return {
+            "widths": list(self.widths),
+            "down": list(self.down),
+            "up": list(self.up),
+            "channels": self.channels,
+        }
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode volumes.
+
+        Parameters
+        ----------
+        x : Tensor, shape (b, 1, z, y, x)
+            Voxels of mean 0 and standard deviation 1, protein bright; sides are multiples of
+            `period`.
+
+        Returns
+        -------
+        embedding : Tensor, shape (b, channels, z / 2, y / 2, x / 2)
+            Of length 1 along the channels.
+        logit : Tensor, shape (b, 1, z / 2, y / 2, x / 2)
+            Of the probability that a particle's centre is here.
+
+        Raises
+        ------
+        ValueError
+            If the shape is not as above.
+        """
+        vector, logit = self.encode(x)
+        return functional.normalize(vector, dim=1), logit
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Do as `forward` but leave the vectors' lengths as they come.
+
+        A loss that looks at few points normalises those alone, in full precision.
+        """
+        if x.ndim != 5 or x.shape[1] != 1 or any(n % self.period or n == 0 for n in x.shape[2:]):
+            raise ValueError(
+                f"the encoder needs input of shape (b, 1, z, y, x) with sides that are multiples"
+                f" of {self.period}; got {tuple(x.shape)}"
+            )
+        x = functional.relu(self.stem(x), inplace=True)
+        kept = []
+        for blocks, reduce in zip(self.downward, self.reduce, strict=False):
+            x = blocks(x)
+            kept.append(x)
+            x = functional.relu(reduce(x), inplace=True)
+        x = self.downward[-1](x)
+        for blocks, enlarge in zip(reversed(self.upward), reversed(self.enlarge), strict=True):
+            x = enlarge(x)
+            x += kept.pop()
+            x = blocks(functional.relu(x, inplace=True))
+        x = self.heads(x)
+        return x[:, : self.channels], x[:, self.channels :]
+
+    def fuse(self) -> Self:
+        """Return a copy for inference, with the batch normalisations folded in."""
+        fused = copy.deepcopy(self).eval()
+        for module in fused.modules():
+            if isinstance(module, _Unit):
+                module.fold()
+        return fused
+
+
+class _Unit(nn.Module):
+    """A convolution and its batch normalisation."""
+
+    def __init__(self, convolution: nn.Conv3d | nn.ConvTranspose3d) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self.norm: nn.Module = nn.BatchNorm3d(convolution.out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.convolution(x))
+
+    def fold(self) -> None:
+        if isinstance(self.norm, nn.BatchNorm3d):
+            transposed = isinstance(self.convolution, nn.ConvTranspose3d)
+            self.convolution = nn.utils.fuse_conv_bn_eval(
+                self.convolution, self.norm, transpose=transposed
+            )
+            self.norm = nn.Identity()
+
+
+class _Residual(nn.Module):
+    """Two 3 x 3 x 3 convolutions beside a straight path."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = _Unit(nn.Conv3d(width, width, 3, padding=1, bias=False))
+        self.second = _Unit(nn.Conv3d(width, width, 3, padding=1, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.second(functional.relu(self.first(x), inplace=True))
+        y += x
+        return functional.relu(y, inplace=True)
+
+
+def _blocks(width: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*(_Residual(width) for _ in range(count)))
