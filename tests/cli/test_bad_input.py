@@ -163,7 +163,7 @@ CASES = [
     # recipes
     (
         "simulate none -o out",
-        "no recipe is called none; shipped are crowded, demo, single-particle",
+        "no recipe is called none; shipped are crowded, cytoplasm, demo",
     ),
     ("simulate deno -o out", "no recipe is called deno (did you mean 'demo'?)"),
     ("simulate none.toml -o out", "none.toml: No such file or directory"),
