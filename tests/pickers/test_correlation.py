@@ -7,7 +7,6 @@ from scipy.spatial.transform import Rotation
 from tomoloc.pickers.correlation import (
     RotatedReference,
     correlate,
-    resolve_device,
     spherical_mask,
 )
 
@@ -87,13 +86,6 @@ def test_mask_is_a_ball() -> None:
     assert solid.sum() == pytest.approx(np.pi / 6 * 12**3, rel=0.05)
     np.testing.assert_allclose(solid[10, 10, 16], 0.5, atol=0.01)
     assert solid[0].max() == 0
-
-
-def test_devices() -> None:
-    assert resolve_device("cpu") == "cpu"
-    assert resolve_device("auto") in {"cpu", "cuda"}
-    with pytest.raises(ValueError, match="auto, cpu or cuda"):
-        resolve_device("tpu")
 
 
 @pytest.mark.gpu

@@ -26,8 +26,8 @@ from tomoloc.cli.runs import is_done, peak_memory_gib, repeat_run
 from tomoloc.io.atomic import check_writable, writing
 from tomoloc.io.checks import check_tomogram
 from tomoloc.io.stored import WHAT_TO_DO, volume_name
+from tomoloc.nn.device import resolve_device
 from tomoloc.pickers import PICKERS, load_picker
-from tomoloc.pickers.correlation import resolve_device
 from tomoloc.pickers.pick import Picks
 from tomoloc.pickers.pick import pick as pick_particles
 from tomoloc.types import Structure, TiltSeries, Tomogram, Volume

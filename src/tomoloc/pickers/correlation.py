@@ -15,31 +15,12 @@ from tomoloc.progress import progress
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OVERSAMPLING", "RotatedReference", "correlate", "resolve_device", "spherical_mask"]
+__all__ = ["OVERSAMPLING", "RotatedReference", "correlate", "spherical_mask"]
 
 OVERSAMPLING = 2
 """References are sampled this much finer than the tomogram, so that turning them loses little."""
 
 _BATCH = 8
-
-
-def resolve_device(name: str) -> str:
-    """Turn "auto" into "cuda" where there is such a device, else "cpu".
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown, or CUDA is asked for and not there.
-    """
-    import torch
-
-    if name not in {"auto", "cpu", "cuda"}:
-        raise ValueError(f"device must be auto, cpu or cuda; got {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("no CUDA device is available here; use --device cpu or auto")
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
 
 
 def spherical_mask(size: int, diameter: float) -> NDArray[np.float32]:

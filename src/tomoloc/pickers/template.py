@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from tomoloc.localize import estimate_threshold, find_peaks, separate_scores
+from tomoloc.nn.device import resolve_device
 from tomoloc.physics.filters import (
     band_pass_weights,
     radial_frequency,
@@ -30,7 +31,6 @@ from tomoloc.pickers.correlation import (
     OVERSAMPLING,
     RotatedReference,
     correlate,
-    resolve_device,
     spherical_mask,
 )
 from tomoloc.types import FloatArray, ScoreMap, Structure, Tomogram, Volume
