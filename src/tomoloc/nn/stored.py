@@ -1,0 +1,225 @@
+"""Models on disk: folders of `config.toml`, `weights.safetensors`, `card.md`. Never a pickle."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import tomli_w
+import torch
+from torch import Tensor, nn
+
+from tomoloc.nn.encoder import DenseEncoder
+
+__all__ = ["StoredModel", "load_model", "save_model"]
+
+_FORMAT = 1
+_CONFIG, _WEIGHTS, _CARD = "config.toml", "weights.safetensors", "card.md"
+_NETWORKS: dict[str, type[Any]] = {network.__name__: network for network in (DenseEncoder,)}
+_OWN_KEYS = {"format", "network", "voxel_spacing", "settings"}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StoredModel:
+    """A trained network and what must be known to use it.
+
+    Parameters
+    ----------
+    network : Module
+        On the processor, in single precision, set to inference.
+    voxel_spacing : float
+        Of the tomograms that it takes, in angstrom.
+    config : mapping
+        Further tables of `config.toml`: how it was trained, calibrated thresholds, ...
+    card : str
+        For people: trained on what, measured how, where it fails.
+    name : str
+    """
+
+    network: nn.Module
+    voxel_spacing: float
+    config: Mapping[str, Any] = field(default_factory=dict)
+    card: str = ""
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.voxel_spacing) and self.voxel_spacing > 0):
+            raise ValueError(
+                f"a model's voxel_spacing must be positive (angstrom); got {self.voxel_spacing}"
+            )
+
+
+def save_model(folder: Path | str, model: StoredModel, *, half: bool = False) -> None:
+    """Write a model folder, all of it or nothing.
+
+    Parameters
+    ----------
+    folder : Path or str
+        New, or an older model, which is replaced.
+    model : StoredModel
+        Its name is not written: the folder's is the name.
+    half : bool
+        Store the convolutions in 16 bits (normalisations stay in 32).
+
+    Raises
+    ------
+    ValueError
+        If the network is of an unknown kind or already fused, a weight is not finite, or a table
+        of `config` has a reserved name.
+    OSError
+        If the folder holds something else or cannot be written.
+    """
+    folder, network = Path(folder), model.network
+    kind = type(network).__name__
+    if _NETWORKS.get(kind) is not type(network):
+        raise ValueError(f"expected a network of {' or '.join(_NETWORKS)}; got {kind}")
+    if reserved := _OWN_KEYS & model.config.keys():
+        raise ValueError(f"a model's config must not set {', '.join(sorted(reserved))}")
+    if folder.exists() and not (folder / _CONFIG).is_file():
+        raise FileExistsError(f"{folder} exists and is no model; choose another folder")
+    config = {
+        "format": _FORMAT,
+        "network": kind,
+        "voxel_spacing": float(model.voxel_spacing),
+        "settings": network.settings,
+        **model.config,
+    }
+    weights = {name: _packed(name, value, half) for name, value in network.state_dict().items()}
+    if differing := _difference(weights, _expected(kind, config["settings"])):
+        raise ValueError(f"the network cannot be stored ({differing}): save it before fuse()")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".writing-{folder.name}-", dir=folder.parent))
+    try:
+        (draft / _CONFIG).write_text(tomli_w.dumps(config), encoding="utf-8")
+        (draft / _CARD).write_text(model.card, encoding="utf-8")
+        safetensors.torch.save_file(weights, draft / _WEIGHTS)
+        draft.chmod(0o755)
+        _replace(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def load_model(folder: Path | str) -> StoredModel:
+    """Read a model folder.
+
+    Raises
+    ------
+    OSError
+        If the folder or one of its files is missing or cannot be read.
+    ValueError
+        If a file is damaged, or the files do not belong together.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no model folder {folder}")
+    for name in (_CONFIG, _WEIGHTS, _CARD):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"the model {folder} lacks its file {name}; copy it again")
+    config = _read_config(folder / _CONFIG)
+    kind, settings = config["network"], config["settings"]
+    try:
+        expected = _expected(kind, settings)
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{folder / _CONFIG} does not describe a network: {reason}") from error
+    weights = _read_weights(folder / _WEIGHTS)
+    if differing := _difference(weights, expected):
+        raise ValueError(f"{folder / _WEIGHTS} does not fit {_CONFIG}: {differing}")
+    with torch.device("meta"):
+        network = _NETWORKS[kind](**settings)
+    network.load_state_dict(weights, assign=True)
+    try:
+        return StoredModel(
+            network=network.eval(),
+            voxel_spacing=float(config["voxel_spacing"]),
+            config={key: value for key, value in config.items() if key not in _OWN_KEYS},
+            card=(folder / _CARD).read_text(encoding="utf-8"),
+            name=folder.resolve().name,
+        )
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{folder / _CARD} is not text in UTF-8; copy it again") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder / _CONFIG}: {error}") from error
+
+
+def _packed(name: str, value: Tensor, half: bool) -> Tensor:  # noqa: FBT001
+    value = value.detach().cpu().contiguous()
+    if half and value.ndim > 1:
+        value = value.half()
+    if not value.isfinite().all():
+        raise ValueError(f"weight {name} is not finite (or too large for 16 bits); not saved")
+    return value
+
+
+def _expected(kind: str, settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Names and shapes of a network's weights, without any memory for them."""
+    with torch.device("meta"):
+        return dict(_NETWORKS[kind](**settings).state_dict())
+
+
+def _difference(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Say in a few words what is the first to disagree; empty if nothing does."""
+    for name in sorted(expected.keys() - weights.keys()):
+        return f"{name} is missing"
+    for name in sorted(weights.keys() - expected.keys()):
+        return f"{name} has no place in the network"
+    for name, value in expected.items():
+        if weights[name].shape != value.shape:
+            shapes = [tuple(t.shape) for t in (value, weights[name])]
+            return f"{name} must have shape {shapes[0]}; got {shapes[1]}"
+    return ""
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from error
+    if missing := _OWN_KEYS - config.keys():
+        raise ValueError(f"{path} does not state {', '.join(sorted(missing))}")
+    if config["format"] != _FORMAT:
+        raise ValueError(
+            f"{path} is of format {config['format']!r}, this version of tomoloc reads format"
+            f" {_FORMAT}: update tomoloc or the model"
+        )
+    if config["network"] not in _NETWORKS:
+        raise ValueError(
+            f"{path} names the network {config['network']!r}; known: {', '.join(_NETWORKS)}"
+        )
+    if not isinstance(config["settings"], dict):
+        raise ValueError(f"{path}: settings must be a table; got {config['settings']!r}")
+    return config
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        weights = safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); copy it again") from error
+    weights = {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in weights.items()
+    }
+    for name, value in weights.items():
+        if not value.isfinite().all():
+            raise ValueError(f"{path} is damaged: {name} is not finite")
+    return weights
+
+
+def _replace(draft: Path, folder: Path) -> None:
+    """Put a finished folder in the place of another one, or of none."""
+    if not folder.exists():
+        draft.replace(folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".old-{folder.name}-", dir=folder.parent))
+    folder.replace(old / folder.name)
+    draft.replace(folder)
+    shutil.rmtree(old)
