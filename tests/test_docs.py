@@ -8,13 +8,16 @@ import runpy
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass, fields
+import tomllib
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
 
 from tomoloc.cli.main import app
 from tomoloc.cli.pick import PickOptions
+from tomoloc.physics.detector import find_detector
+from tomoloc.simulate.recipe import recipe_from_mapping
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -77,15 +80,17 @@ def run(command: list[str] | str, where: str) -> str:
     return done.stdout
 
 
-def test_tutorial_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["tutorial.md", "recipes.md"])
+def test_page_runs(name, tmp_path, monkeypatch):
+    """Files that have a title are written, commands run in turn, then the rest of the Python."""
     monkeypatch.chdir(tmp_path)
     script, shown = [], {}
-    for block in blocks_of(ROOT / "docs" / "tutorial.md"):
-        where = f"tutorial.md, line {block.line}"
+    for block in blocks_of(ROOT / "docs" / name):
+        where = f"{name}, line {block.line}"
         match block.language:
-            case "toml":
-                name = re.fullmatch(r'title="([\w.]+)"', block.info)[1]
-                (tmp_path / name).write_text(block.text, "utf-8")
+            case "toml" | "python" if block.info:
+                title = re.fullmatch(r'title="([\w.]+)"', block.info)[1]
+                (tmp_path / title).write_text(block.text, "utf-8")
             case "console":
                 for command, lines in commands_of(block):
                     assert_alike(run(command, where), lines, f"{where}: {command}")
@@ -93,11 +98,36 @@ def test_tutorial_runs(tmp_path, monkeypatch):
                 script.append(block.text + "print('\\0', end='')\n")
             case "text":
                 shown[len(script) - 1] = where, block.text.splitlines()
-    (tmp_path / "tutorial.py").write_text("".join(script), "utf-8")
-    printed = run([sys.executable, "-W", "error", "tutorial.py"], "the Python of tutorial.md")
+    (tmp_path / "page.py").write_text("".join(script), "utf-8")
+    printed = run([sys.executable, "-W", "error", "page.py"], f"the Python of {name}")
     assert shown
     for number, (where, lines) in shown.items():
         assert_alike(printed.split("\0")[number], lines, where)
+    described = (ROOT / "docs" / "recipes.md").read_text("utf-8")
+    for table in tmp_path.glob("*/*/*.star"):
+        columns = re.findall(r"^_(tomoloc\w+) #", table.read_text("utf-8"), re.M)
+        unknown = [name for name in columns if f"`{name.rstrip('YZ')}" not in described]
+        assert unknown == [], f"recipes.md does not say what these columns of {table} are"
+
+
+def fragments() -> list[object]:
+    """Pieces of recipes, which have no title."""
+    found = [(page, block) for page in PAGES for block in blocks_of(page)]
+    return [
+        pytest.param(block.text, id=f"{page.name}:{block.line}")
+        for page, block in found
+        if block.language == "toml" and not block.info
+    ]
+
+
+@pytest.mark.parametrize("text", fragments())
+def test_fragments_of_recipes_are_right(text):
+    pieces = tomllib.loads(text)
+    specimen = {"shape": [48, 96, 96], **pieces.pop("specimen", {})}
+    recipe = recipe_from_mapping({"name": "piece", "specimen": specimen, **pieces})
+    # Their structures are not here.
+    drawn = replace(recipe, species=()).resolve(1)
+    find_detector(drawn.microscope.detector)
 
 
 def documented_commands() -> list[object]:
@@ -130,17 +160,40 @@ def test_commands_and_options_exist(line):
     app.parse_args(words, exit_on_error=False, print_error=False)
 
 
+def anchors_of(page: Path) -> set[str]:
+    """Names that headings have in links."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-    targets = re.findall(r"\]\((?!https?:|<)([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
-    missing = [target for target in targets if not (page.parent / target).exists()]
-    assert missing == []
+    links = re.findall(r"\]\((?!https?:|<)([^)#\s]*)(?:#([^)]*))?\)", page.read_text("utf-8"))
+    assert [target for target, _ in links if not (page.parent / target).exists()] == []
+    anchored = [
+        ((page.parent / target) if target else page, name) for target, name in links if name
+    ]
+    assert [name for target, name in anchored if name not in anchors_of(target)] == []
 
 
 def test_api_page_is_up_to_date():
     module = runpy.run_path(str(ROOT / "docs" / "make_api.py"))
     current = (ROOT / "docs" / "api.md").read_text("utf-8")
     assert module["make_api"]() == current, "run: python docs/make_api.py"
+
+
+def test_reference_of_recipes_is_up_to_date(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    module = runpy.run_path(str(ROOT / "docs" / "make_recipes.py"))
+    current = (ROOT / "docs" / "recipes.md").read_text("utf-8")
+    assert module["make_page"](current) == current, "run: python docs/make_recipes.py"
+
+
+def test_recipes_page_names_every_file_of_a_sample():
+    from tomoloc.io.samples import FILES
+
+    text = (ROOT / "docs" / "recipes.md").read_text("utf-8")
+    assert [name for name in FILES if f"`{name}`" not in text] == []
 
 
 def test_readme_names_all_formats():
