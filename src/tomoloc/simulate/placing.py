@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numba import njit
@@ -21,6 +23,8 @@ _BLOCK = 8  # voxels along the edge of the blocks from which places are drawn
 _PLACES = 1024  # tried for one orientation
 
 IntArray = NDArray[np.integer]
+
+_HALVES: WeakKeyDictionary[Reference, FloatArray] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -46,6 +50,11 @@ class Body:
     shift: FloatArray
     rotation: FloatArray
 
+    @cached_property
+    def bounds(self) -> IntArray:
+        """Least and greatest offset zyx, shape (2, 3)."""
+        return _bounds(self.voxels)
+
 
 def draw_body(reference: Reference, *, voxel_spacing: float, rng: np.random.Generator) -> Body:
     """Turn a molecule at random, uniformly over all orientations and places within a voxel."""
@@ -66,7 +75,7 @@ def turn_body(
 ) -> Body:
     """Turn a molecule by a matrix, with its centre at `shift`, xyz in voxels, from a voxel's."""
     finer = voxel_spacing / reference.potential.voxel_spacing
-    reach = np.abs(rotation) @ (np.array(_half(reference.envelope))[::-1] / finer)
+    reach = np.abs(rotation) @ (_half(reference)[::-1] / finer)
     margin = np.ceil(reach[::-1]).astype(np.int64) + 2
     mask = _rasterize(reference.envelope, rotation, shift, finer, margin)
     voxels, is_skin = _voxels(mask, margin)
@@ -95,7 +104,9 @@ class Space:
     cut: bool
     clearance: float = 0.0
     state: NDArray[np.uint8] = field(init=False, repr=False)
-    _blocks: dict[int, IntArray] = field(default_factory=dict, init=False, repr=False)
+    _blocks: dict[int, tuple[IntArray, IntArray, IntArray]] = field(
+        default_factory=dict, init=False, repr=False
+    )
     _ball: IntArray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -104,7 +115,7 @@ class Space:
         state = np.where(self.room.occupied, np.uint8(TAKEN), compartment)
         rim = self.reach + 2 * int(np.ceil(self.clearance / self.room.voxel_spacing))
         width = ((0, 0), (rim, rim), (rim, rim))
-        if self.cut:
+        if self.cut and rim:
             # Outside, the compartments go on, but not what lies in them.
             padded = np.pad(compartment, width, mode="edge")
             padded[:, rim:-rim, rim:-rim] = state
@@ -140,18 +151,16 @@ class Space:
     def bounds(self, body: Body, location: str) -> tuple[IntArray, IntArray]:
         """Least and greatest voxel zyx that the centre may have; least is more if none."""
         low, high = self.extent(location)
-        inner_low = low - body.voxels.min(axis=0)
-        inner_high = high - body.voxels.max(axis=0)
+        inner_low, inner_high = low - body.bounds[0], high - body.bounds[1]
         if self.cut:
-            low[0], high[0] = inner_low[0], inner_high[0]
-            return low, high
+            return np.append(inner_low[:1], low[1:]), np.append(inner_high[:1], high[1:])
         return inner_low, inner_high
 
     def find(self, body: Body, location: str, *, rng: np.random.Generator) -> IntArray | None:
         """Draw places until the body meets nothing: its centre's voxel zyx, or None."""
         low, high = self.bounds(body, location)
-        blocks = self._free_blocks(location)
-        if len(blocks) == 0 or (low > high).any():
+        blocks = self._search(location)[0]
+        if (low > high).any():
             return None
         voxels, allowed = self.flat(body.voxels), self.allowed(location)
         found = _draw_free(self.state, self.rim, voxels, allowed, blocks, low, high, rng)
@@ -181,6 +190,9 @@ class Space:
 
     def visible(self, body: Body, center: IntArray) -> float:
         """Fraction of a body's voxels in the volume."""
+        low, high = body.bounds + center
+        if (low >= 0).all() and (high < self.room.shape).all():
+            return 1.0
         place = body.voxels + center
         inside = ((place >= 0) & (place < np.array(self.room.shape))).all(axis=1)
         return float(inside.mean())
@@ -194,29 +206,37 @@ class Space:
         return int(((z + self.rim) * ny + y + self.rim) * nx + x + self.rim)
 
     def extent(self, location: str) -> tuple[IntArray, IntArray]:
-        """First and last voxel zyx of a box around the blocks where there is room."""
-        blocks = self._free_blocks(location)
-        if len(blocks) == 0:
-            return np.zeros(3, np.int64), np.full(3, -1)
-        last = np.minimum(blocks.max(axis=0) + _BLOCK, self.room.shape) - 1
-        return blocks.min(axis=0), last
+        """First and last voxel zyx of a box around a location; the last is less if it is full."""
+        return self._search(location)[1:]
 
-    def _free_blocks(self, location: str) -> IntArray:
-        """First voxels zyx of the blocks in which there was room at first."""
+    def _search(self, location: str) -> tuple[IntArray, IntArray, IntArray]:
+        """Blocks, by their first voxels zyx, in which there was room at first; their extent."""
         allowed = self.allowed(location)
         if allowed not in self._blocks:
-            self._blocks[allowed] = _find_blocks(self.core, allowed)
+            blocks = _find_blocks(self.core, allowed)
+            low, high = np.zeros(3, np.int64), np.full(3, -1)
+            if len(blocks):
+                low = blocks.min(axis=0)
+                high = np.minimum(blocks.max(axis=0) + _BLOCK, self.room.shape) - 1
+            self._blocks[allowed] = blocks, low, high
         return self._blocks[allowed]
 
 
-def _half(envelope: NDArray[np.bool_]) -> list[float]:
-    """Greatest distance from the middle along each axis, in voxels of the envelope."""
-    half = []
+def _half(reference: Reference) -> FloatArray:
+    """Greatest distance zyx of a reference's envelope from its middle, in its voxels."""
+    if reference not in _HALVES:
+        index = np.argwhere(reference.envelope)
+        middle = (np.array(reference.envelope.shape) - 1) / 2
+        _HALVES[reference] = np.abs(index - middle).max(axis=0) + 0.5
+    return _HALVES[reference]
+
+
+@njit(cache=True, nogil=True)
+def _bounds(voxels):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    bounds = np.empty((2, 3), np.int64)
     for axis in range(3):
-        others = tuple(i for i in range(3) if i != axis)
-        where = np.flatnonzero(envelope.any(axis=others)) - (envelope.shape[axis] - 1) / 2
-        half.append(float(np.abs(where).max()) + 0.5)
-    return half
+        bounds[0, axis], bounds[1, axis] = voxels[:, axis].min(), voxels[:, axis].max()
+    return bounds
 
 
 @njit(cache=True, nogil=True)
