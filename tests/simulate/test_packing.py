@@ -105,9 +105,9 @@ def test_particles_keep_the_clearance(references, method):
         own = instances == row
         others = ndimage.distance_transform_edt((instances == 0) | own)
         nearest.append(others[own].min() * SPACING)
-    assert min(nearest) > clearance
+    assert min(nearest) >= clearance + SPACING  # from centre to centre
     if method == "tetris":
-        assert np.median(nearest) < clearance + 1.5 * SPACING
+        assert np.median(nearest) < clearance + 1.8 * SPACING
     np.testing.assert_allclose(packing.visible, 1)
 
 

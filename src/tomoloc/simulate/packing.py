@@ -115,7 +115,7 @@ def pack(
     layers : sequence of int, optional
         Species of lower layers are placed first; all in one layer by default.
     clearance : float
-        Least distance between particles, in Å.
+        Least distance between particles, in Å; with 0 they may touch.
     border : {"inside", "cut"}
         Whether particles lie wholly inside along x and y, or only their centres must.
     method : {"random", "tetris"}

@@ -96,7 +96,7 @@ class Space:
     cut : bool
         Whether bodies may stick out of the volume along x and y.
     clearance : float
-        Least distance between bodies, in Å.
+        Least distance in Å from the last voxel of a body to the first of another.
     """
 
     room: Room
@@ -113,7 +113,9 @@ class Space:
         compartment = np.left_shift(np.uint8(1), self.room.compartment)
         compartment[self.room.compartment == NO_ICE] = _NO_ICE_BIT
         state = np.where(self.room.occupied, np.uint8(TAKEN), compartment)
-        rim = self.reach + 2 * int(np.ceil(self.clearance / self.room.voxel_spacing))
+        # Voxels that touch are one spacing apart from centre to centre.
+        radius = 1 + self.clearance / self.room.voxel_spacing
+        rim = self.reach + 2 * int(radius)
         width = ((0, 0), (rim, rim), (rim, rim))
         if self.cut and rim:
             # Outside, the compartments go on, but not what lies in them.
@@ -123,10 +125,9 @@ class Space:
             padded = np.pad(state, width, constant_values=_NO_ICE_BIT)
         padded = np.pad(padded, ((rim, rim), (0, 0), (0, 0)), constant_values=_NO_ICE_BIT)
         object.__setattr__(self, "state", padded)
-        radius = self.clearance / self.room.voxel_spacing
         near = np.arange(-int(radius), int(radius) + 1)
         ball = np.stack(np.meshgrid(near, near, near, indexing="ij"), axis=-1).reshape(-1, 3)
-        object.__setattr__(self, "_ball", self.flat(ball[(ball**2).sum(axis=1) <= radius**2]))
+        object.__setattr__(self, "_ball", self.flat(ball[(ball**2).sum(axis=1) < radius**2 - 1e-9]))
 
     @property
     def rim(self) -> int:
