@@ -140,19 +140,52 @@ class DenseEncoder(nn.Module):
                 f"the encoder needs input of shape (b, 1, z, y, x) with sides that are multiples"
                 f" of {self.period}; got {tuple(x.shape)}"
             )
-        x = functional.relu(self.stem(x), inplace=True)
-        kept = []
-        for blocks, reduce in zip(self.downward, self.reduce, strict=False):
-            x = blocks(x)
+        kept: list[Tensor] = []
+        for level in range(len(self.widths)):
+            x = self.descend(x, level=level)
             kept.append(x)
-            x = functional.relu(reduce(x), inplace=True)
-        x = self.downward[-1](x)
-        for blocks, enlarge in zip(reversed(self.upward), reversed(self.enlarge), strict=True):
-            x = enlarge(x)
-            x += kept.pop()
-            x = blocks(functional.relu(x, inplace=True))
+        for level in reversed(range(len(self.widths) - 1)):
+            x = self.ascend(x, kept[level], level=level)
+        return self.answer(x)
+
+    def descend(self, x: Tensor, *, level: int) -> Tensor:
+        """Go from the voxels, or from a level, to the level with half as many points along an axis.
+
+        A point depends on `reach_down` points of its own level around it. With this and the two
+        methods that follow, a large volume can be encoded level by level, each in small tiles,
+        where tiles through all levels would need the wide `halo`.
+        """
+        step = self.reduce[level - 1] if level else self.stem
+        return self.downward[level](functional.relu(step(x), inplace=True))
+
+    def ascend(self, coarse: Tensor, kept: Tensor, *, level: int) -> Tensor:
+        """Go back to a level from the one with half as many points.
+
+        A point depends on `reach_up` points of its own level around it.
+
+        Parameters
+        ----------
+        coarse : Tensor, shape (b, widths[level + 1], z, y, x)
+        kept : Tensor, shape (b, widths[level], 2 z, 2 y, 2 x)
+            What `descend` gave for this level.
+        level : int
+        """
+        x = self.enlarge[level](coarse)
+        x += kept
+        return self.upward[level](functional.relu(x, inplace=True))
+
+    def answer(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn what `ascend` gave for level 0 into vectors and logits, point by point."""
         x = self.heads(x)
         return x[:, : self.channels], x[:, self.channels :]
+
+    def reach_down(self, level: int) -> int:
+        """Points of a level around a point that matter on the way down to it."""
+        return 2 * self.down[level] + (level == 0)  # the first convolution overlaps
+
+    def reach_up(self, level: int) -> int:
+        """Points of a level around a point that matter on the way back up to it."""
+        return 2 * self.up[level]
 
     def fuse(self) -> Self:
         """Return a copy for inference, with the batch normalisations folded in."""
