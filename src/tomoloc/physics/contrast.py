@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tomoloc.physics.filters import radial_frequency
 
-__all__ = ["Contrast", "ContrastSign", "detect_contrast", "standardise"]
+__all__ = ["Contrast", "ContrastSign", "detect_contrast", "robust_scale", "standardise"]
 
 ContrastSign = Literal["dark", "light"]
 
@@ -126,6 +126,31 @@ def standardise(data: NDArray[Any], *, contrast: ContrastSign = "light") -> NDAr
     """
     if contrast not in {"dark", "light"}:
         raise ValueError(f"contrast must be 'dark' or 'light'; got {contrast!r}")
+    median, deviation = robust_scale(data)
+    scale = (-1 if contrast == "dark" else 1) / deviation
+    out = data.astype(np.float32)
+    out -= median
+    out *= scale
+    return out
+
+
+def robust_scale(data: NDArray[Any]) -> tuple[float, float]:
+    """Median and robust deviation that `standardise` uses, for data that come in parts.
+
+    Parameters
+    ----------
+    data : ndarray
+        The whole; may be memory-mapped.
+
+    Returns
+    -------
+    median, deviation : float
+
+    Raises
+    ------
+    ValueError
+        If all values are the same.
+    """
     # An odd step visits rows and columns evenly where sides are powers of two.
     sample = data.reshape(-1)[:: max(1, data.size // 2**20) | 1].astype(np.float64)
     median = float(np.median(sample))
@@ -137,8 +162,4 @@ def standardise(data: NDArray[Any], *, contrast: ContrastSign = "light") -> NDAr
             "the volume must hold values that differ; all of them are"
             f" {median}: is it empty or only partly written?"
         )
-    scale = (-1 if contrast == "dark" else 1) / deviation
-    out = data.astype(np.float32)
-    out -= median
-    out *= scale
-    return out
+    return median, deviation
