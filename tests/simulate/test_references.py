@@ -81,10 +81,12 @@ def test_the_center_of_a_ring_belongs_to_it(rng, seed):
 
 def test_envelope_follows_the_density_where_there_is_no_hole():
     reference = make_reference(make_complex(9), voxel_spacing=SPACING)
-    np.testing.assert_array_equal(
-        reference.envelope, reference.potential.data > 0.4 * PROTEIN_CONTRAST
-    )
-    assert np.linalg.norm(reference.points, axis=1).max() < make_complex(9).diameter / 2 + SPACING
+    inside = reference.potential.data > 0.4 * PROTEIN_CONTRAST
+    assert not (inside & ~reference.envelope).any()
+    more = reference.potential.to_position(np.argwhere(reference.envelope & ~inside))
+    # Only the few voxels around the centre that every envelope has.
+    assert len(more) < 10
+    assert np.linalg.norm(more, axis=1).max() < 2.6 * reference.potential.voxel_spacing
 
 
 def test_a_map_is_centered_and_scaled(rng):

@@ -110,28 +110,26 @@ def list_membranes(
 
 
 def list_filaments(
-    recipe: Recipe, filaments: Sequence[Sequence[Filament]], *, first: int
+    recipe: Recipe, filaments: Sequence[Sequence[Filament]], *, grid: Volume, first: int
 ) -> Particles | None:
-    """Make the table of filaments' subunits: points on the centreline with tangents and phases."""
+    """Make the table of filaments' subunits: points on the centreline, inside the volume."""
     if not recipe.filaments:
         return None
     tables = []
     number = first
     for settings, group in zip(recipe.filaments, filaments, strict=True):
         for filament in group:
-            n = len(filament.position)
-            tables.append(
-                Particles(
-                    position=filament.position,
-                    label=settings.name,
-                    tomogram=recipe.name,
-                    rotation=filament.rotation,
-                    extra={
-                        "tomolocInstance": np.full(n, number),
-                        "tomolocArcLength": np.round(filament.arc_length, 3),
-                    },
-                )
+            table = Particles(
+                position=filament.position,
+                label=settings.name,
+                tomogram=recipe.name,
+                rotation=filament.rotation,
+                extra={
+                    "tomolocInstance": np.full(len(filament), number),
+                    "tomolocArcLength": np.round(filament.arc_length, 3),
+                },
             )
+            tables.append(table[grid.contains(filament.position)])
             number += 1
     return Particles.concatenate([*tables, Particles(position=np.zeros((0, 3)))])
 

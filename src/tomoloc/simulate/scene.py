@@ -211,7 +211,31 @@ class Simulator:
         return self._describe(scene, model, tomogram, tuple(halves))
 
     def stream(self, *, seed: int, workers: int = 0, start: int = 0) -> Iterator[Sample]:
-        """Make samples without end, in other processes if asked for: see `stream.stream`."""
+        """Make samples without end, for training.
+
+        Parameters
+        ----------
+        seed : int
+            Sample i is a function of the seed and i alone, whatever the number of workers; it is
+            the one that ``tomoloc simulate --seed`` writes as number i.
+        workers : int
+            Processes that make samples ahead; with 0 they are made here, when they are asked for.
+            Scripts then need the usual ``if __name__ == "__main__"`` around what starts them.
+        start : int
+            Number of the first sample, to go on with an earlier stream.
+
+        Yields
+        ------
+        Sample
+            In order. Close the iterator, or let go of it, to end the processes.
+
+        Raises
+        ------
+        ValueError
+            If `workers` or `start` is negative, or the recipe cannot be made.
+        ChildProcessError
+            If a process is killed.
+        """
         from tomoloc.simulate.stream import stream
 
         return stream(self.recipe, seed=seed, workers=workers, start=start)
@@ -297,7 +321,9 @@ class Simulator:
         membranes = atlas.list_membranes(
             recipe, scene.bilayers, grid=grid, ice=coverage, first=numbers["membranes"][0]
         )
-        filaments = atlas.list_filaments(recipe, scene.filaments, first=numbers["filaments"][0])
+        filaments = atlas.list_filaments(
+            recipe, scene.filaments, grid=grid, first=numbers["filaments"][0]
+        )
         centers = np.rint(grid.to_index(scene.packing.position)).astype(int)
         instances, labels = atlas.bin_instances(
             model.instances, model.labels, factor, centers=centers

@@ -142,8 +142,7 @@ class Microscope:
         Along a direction drawn for the series.
     energy_filter : bool
         Whether inelastically scattered electrons are taken away; without, they add to the noise.
-    detector : str
-        "ideal", or a name in `tomoloc.physics.detector.DETECTORS`.
+    detector : {"ideal", "K2", "K3", "Falcon4"}
     detector_pixel : float
         Of the detector's physical pixels at the specimen; images are binned from there.
     tilt_error, shift_error : float
@@ -214,6 +213,7 @@ class Reconstruction:
         Whether two tomograms with independent noise, from half of the electrons each, are made,
         too.
     denoise : {"none", "gaussian", "median"}
+        Filter the tomogram: a Gaussian of one voxel, or the median of 3 x 3 x 3.
     """
 
     method: Word = field(default="wbp", metadata=_WORD)
@@ -289,6 +289,7 @@ class Species:
     label : str
         By default the name of the structure. Species may share one.
     role : {"target", "distractor"}
+        Distractors are in the table and the atlas, but no picker is asked to find them.
     layer : int
         Layers are placed one after the other; within one, large species go first.
     location : str
@@ -436,6 +437,8 @@ class Filaments:
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", tuple(self.parts))
         _check_word(self, "kind", ("actin", "microtubule", "cofilactin", "tmv", "helix"))
+        if any(part.structure for part in self.parts):
+            raise ValueError("parts of filaments must be chains of the subunit; got a structure")
         _check_word(self, "arrangement", ("random", "bundle", "network"))
         _check_word(self, "location", ("anywhere", "cytosol", "lumen"))
         _check_positive(
@@ -458,7 +461,9 @@ class Gold:
     Parameters
     ----------
     count : int
+        How many beads.
     diameter : float
+        Their mean; beads differ by some 5 %.
     location : {"anywhere", "surface"}
         In the ice, or on its surfaces.
     label : str
@@ -482,6 +487,7 @@ class Carbon:
     Parameters
     ----------
     hole_diameter : float
+        Of the round hole.
     edge : float
         Distance of the hole's edge from the middle of the field of view; negative where the
         middle lies on the film.
@@ -505,7 +511,9 @@ class Contamination:
     Parameters
     ----------
     count : int
+        How many crystals.
     diameter : float
+        Their mean.
     label : str
     """
 
