@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tomoloc.progress import progress
 
-__all__ = ["Tile", "Tiling", "map_tiles"]
+__all__ = ["Shape", "Slices", "Tile", "Tiling", "map_tiles", "read_mirrored"]
 
 Shape = tuple[int, int, int]
 Slices = tuple[slice, slice, slice]
@@ -122,7 +122,8 @@ class Tiling:
         """Numbers of tiles along the axes for which all tiles together are the smallest."""
         choices = []
         for axis in range(3):
-            longest, total = {}, {}
+            longest: dict[int, int] = {}
+            total: dict[int, int] = {}
             for count in range(1, self._units(axis) + 1):
                 lengths = [stop - start for start, stop, *_ in self._cut(axis, count)]
                 # of all counts with tiles of this length, the first has the least halo

@@ -1,0 +1,216 @@
+"""A dense encoder over volumes of any size, level by level, in bounded memory.
+
+Tiles through the whole network would need its wide halo, which for thick volumes is most of the
+work. Here each level of the network goes over the volume in tiles of its own, which need only the
+few points that one level's convolutions reach; what the levels hand on is kept in memory, or in a
+nameless temporary file where it is large. The result is that of the whole volume at once.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tomoloc.io.stored import allocate
+from tomoloc.nn.encoder import DenseEncoder
+from tomoloc.progress import progress
+from tomoloc.tiling import Shape, Slices, Tile, Tiling, read_mirrored
+
+__all__ = ["DenseRun", "release"]
+
+_TENSORS_OF_A_TILE = 5
+"""As large as a level's widest, in memory at one time while a tile is computed."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DenseRun:
+    """One volume on its way through a dense encoder.
+
+    Parameters
+    ----------
+    network : DenseEncoder
+        Fused, on its device, in the precision to compute in.
+    data : ndarray, shape (z, y, x)
+        May be memory-mapped.
+    median, deviation : float
+        They become 0 and 1.
+    tile_bytes : int
+        Memory that the tensors of one tile take, about.
+    """
+
+    network: DenseEncoder
+    data: NDArray[Any]
+    median: float
+    deviation: float
+    tile_bytes: int
+
+    @property
+    def output_shape(self) -> Shape:
+        """Points along z, y and x: those that lie inside the volume, and at least one."""
+        z, y, x = (max(1, n // self.network.stride) for n in self.data.shape)
+        return z, y, x
+
+    @torch.inference_mode()
+    def blocks(self) -> Iterator[tuple[Slices, NDArray[np.float16]]]:
+        """Yield the output in blocks of shape (z, y, x, channels + 1), and where they belong.
+
+        The first channels are unit vectors, the last one is the probability of a centre.
+        """
+        levels = len(self.network.widths)
+        kept: list[_Points] = []
+        for level in range(levels):
+            kept.append(self._descend(level, kept[-1] if kept else None))
+        coarse = kept.pop()
+        for level in reversed(range(1, levels - 1)):
+            coarse = self._ascend(level, coarse, kept.pop())
+        for tile in progress(self._tiles_up(0), "embedding"):
+            inner, target = self._clipped(tile)
+            if any(part.start == part.stop for part in inner):
+                continue
+            if levels > 1:
+                x = self._ascend_tile(0, tile, coarse, kept[0])
+            else:
+                x = self._load(coarse, tile.start, tile.stop)
+            vector, logit = self.network.answer(x)
+            yield target, _finish(vector[0], logit[0], inner)
+
+    def _descend(self, level: int, finer: _Points | None) -> _Points:
+        tiling = Tiling(
+            shape=self._level_shape(level),
+            halo=self.network.reach_down(level),
+            max_voxels=self._points(level),
+        )
+        out = self._room(level)
+        for tile in progress(tiling.tiles(), f"level {level + 1}"):
+            start, stop = (_scaled(corner, 2, 1) for corner in (tile.start, tile.stop))
+            x = self._voxels(start, stop) if finer is None else self._load(finer, start, stop)
+            out.keep(tile, self.network.descend(x, level=level))
+        return out
+
+    def _ascend(self, level: int, coarse: _Points, kept: _Points) -> _Points:
+        out = self._room(level)
+        for tile in progress(self._tiles_up(level), f"level {level + 1}, back"):
+            out.keep(tile, self._ascend_tile(level, tile, coarse, kept))
+        return out
+
+    def _ascend_tile(self, level: int, tile: Tile, coarse: _Points, kept: _Points) -> Tensor:
+        start, stop = (_scaled(corner, 1, 2) for corner in (tile.start, tile.stop))
+        return self.network.ascend(
+            self._load(coarse, start, stop), self._load(kept, tile.start, tile.stop), level=level
+        )
+
+    def _tiles_up(self, level: int) -> list[Tile]:
+        """Tiles of a level that agree with whole points of the coarser one."""
+        top = level == len(self.network.widths) - 1
+        return Tiling(
+            shape=self._level_shape(level),
+            period=1 if top else 2,
+            halo=0 if top else _round_up(self.network.reach_up(level), 2),
+            max_voxels=self._points(level),
+        ).tiles()
+
+    def _clipped(self, tile: Tile) -> tuple[Slices, Slices]:
+        """Inner and target of a tile, without the points outside the volume."""
+        inner, target = [], []
+        for i, t, n in zip(tile.inner, tile.target, self.output_shape, strict=True):
+            count = max(0, min(t.stop, n) - t.start)
+            inner.append(slice(i.start, i.start + count))
+            target.append(slice(t.start, t.start + count))
+        return (inner[0], inner[1], inner[2]), (target[0], target[1], target[2])
+
+    @property
+    def _weight(self) -> Tensor:
+        return self.network.heads.weight
+
+    def _level_shape(self, level: int) -> Shape:
+        step = 2 ** (level + 1)
+        z, y, x = (_round_up(n, self.network.period) // step for n in self.data.shape)
+        return z, y, x
+
+    def _points(self, level: int) -> int:
+        """Points of a level's tile."""
+        of_one = self.network.widths[level] * self._weight.element_size() * _TENSORS_OF_A_TILE
+        return max(self.tile_bytes // of_one, 1)
+
+    def _voxels(self, start: Shape, stop: Shape) -> Tensor:
+        block = read_mirrored(self.data, start, stop)
+        release(self.data)
+        block -= self.median
+        block /= self.deviation
+        x = torch.from_numpy(block)[None, None]
+        return x.to(self._weight.device, self._weight.dtype)
+
+    def _room(self, level: int) -> _Points:
+        shape = (*self._level_shape(level), self.network.widths[level])
+        weight = self._weight
+        if weight.device.type != "cpu" and self._fits_on_device():
+            return _Points(torch.empty(shape, dtype=weight.dtype, device=weight.device))
+        # NumPy has no name for every type of number: bytes do
+        raw = allocate((*shape[:3], shape[3] * weight.element_size()), np.uint8)
+        return _Points(torch.from_numpy(raw).view(weight.dtype), raw)
+
+    def _fits_on_device(self) -> bool:
+        free, _ = torch.cuda.mem_get_info(self._weight.device)
+        points = np.prod(self._level_shape(0), dtype=float)
+        needed = 2 * self.network.widths[0] * self._weight.element_size() * points
+        return bool(needed < free / 2)
+
+    def _load(self, points: _Points, start: Shape, stop: Shape) -> Tensor:
+        z, y, x = (slice(a, b) for a, b in zip(start, stop, strict=True))
+        block = points.values[z, y, x].permute(3, 0, 1, 2)[None].to(self._weight.device)
+        block = block.contiguous(memory_format=torch.channels_last_3d)
+        points.release()
+        return block
+
+
+@dataclass(frozen=True, eq=False)
+class _Points:
+    """What a level gave, of shape (z, y, x, channels), and the array that holds it."""
+
+    values: Tensor
+    raw: NDArray[Any] | None = None
+
+    def keep(self, tile: Tile, block: Tensor) -> None:
+        self.values[tile.target] = block[0].permute(1, 2, 3, 0)[tile.inner]
+        self.release()
+
+    def release(self) -> None:
+        if self.raw is not None:
+            release(self.raw)
+
+
+def release(array: NDArray[Any]) -> None:
+    """Take the pages of a memory-mapped file out of this process; the file keeps them.
+
+    Otherwise all that was ever touched counts as memory of the process.
+    """
+    shared = isinstance(array, np.memmap) and array.mode in {"r", "r+", "w+"}
+    if shared and hasattr(mmap, "MADV_DONTNEED"):
+        array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+
+
+def _finish(vector: Tensor, logit: Tensor, inner: Slices) -> NDArray[np.float16]:
+    """Join unit vectors and probabilities, section by section, in half precision."""
+    vector = vector.permute(1, 2, 3, 0)[inner]
+    logit = logit.permute(1, 2, 3, 0)[inner]
+    out = torch.empty((*vector.shape[:3], vector.shape[3] + 1), dtype=torch.half)
+    for section, v, p in zip(out, vector, logit, strict=True):
+        section[..., :-1] = torch.nn.functional.normalize(v.float(), dim=-1)
+        section[..., -1:] = torch.sigmoid(p.float())
+    return out.numpy()
+
+
+def _scaled(place: Shape, times: int, over: int) -> Shape:
+    z, y, x = (n * times // over for n in place)
+    return z, y, x
+
+
+def _round_up(n: int, step: int) -> int:
+    return -(-n // step) * step

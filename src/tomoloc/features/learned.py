@@ -1,0 +1,193 @@
+"""Features of a trained network, on the network's own exact grid."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from tomoloc.features.dense import DenseRun, release
+from tomoloc.io.stored import allocate
+from tomoloc.nn.device import resolve_device
+from tomoloc.nn.encoder import DenseEncoder
+from tomoloc.nn.stored import StoredModel
+from tomoloc.physics.contrast import robust_scale
+from tomoloc.physics.filters import rescale
+from tomoloc.tiling import Slices
+from tomoloc.types import Tomogram, Volume
+
+__all__ = ["LearnedFeatures"]
+
+logger = logging.getLogger(__name__)
+
+_SAME_SPACING = 0.02
+"""Spacings that differ by less are one: it moves no particle's edge by half a voxel."""
+_COARSEST = 2.0
+"""In units of the model's spacing; beyond, most of what the model looks at is not there."""
+_FINEST = 0.2
+_TILE_BYTES = 800 << 20
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LearnedFeatures:
+    """What a trained network makes of each place of a tomogram.
+
+    Parameters
+    ----------
+    model : StoredModel
+        As `tomoloc.nn.stored.load_model` reads it.
+    device : {"auto", "cpu", "cuda"}
+    precision : {"auto", "bfloat16", "float32"}
+        Of the arithmetic; auto takes bfloat16 where the machine computes in it.
+    tile_bytes : int, optional
+        Memory for what is computed at one time; less is slower.
+    """
+
+    model: StoredModel
+    device: str = "auto"
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    tile_bytes: int | None = None
+
+    @property
+    def channels(self) -> int:
+        """Length of the unit vectors, which come first; the last channel is the probability."""
+        return self._network.channels
+
+    def working_spacing(self, voxel_spacing: float) -> float:
+        """Voxel spacing that a tomogram of the given one is rescaled to.
+
+        Raises
+        ------
+        ValueError
+            If the tomogram is too coarse for the model.
+        """
+        wanted = self.model.voxel_spacing
+        if voxel_spacing > _COARSEST * wanted:
+            raise ValueError(
+                f"voxels of {voxel_spacing:.4g} Å are too coarse for this model, which wants"
+                f" {wanted:.4g} Å and takes at most {_COARSEST * wanted:.4g} Å: check"
+                " --voxel-spacing, or bin less"
+            )
+        if voxel_spacing < _FINEST * wanted:
+            logger.warning(
+                "voxels of %.4g Å are reduced to the model's %.4g Å; give --voxel-spacing if this"
+                " is not their size",
+                voxel_spacing,
+                wanted,
+            )
+        return voxel_spacing if abs(voxel_spacing / wanted - 1) < _SAME_SPACING else wanted
+
+    def embed(self, tomogram: Tomogram) -> Volume:
+        """Embed a tomogram whose protein is bright.
+
+        Parameters
+        ----------
+        tomogram : Tomogram
+            Of any spacing up to twice the model's; it is rescaled as needed.
+
+        Returns
+        -------
+        Volume, data of float16, shape (channels + 1, z, y, x)
+            Unit vectors and, last, the probability of a particle's centre, on a grid of about
+            twice the model's spacing. The numbers of one place lie side by side in memory, and in
+            a temporary file where they are large.
+
+        Raises
+        ------
+        ValueError
+            If the tomogram is too coarse, too small or without any contrast.
+        """
+        grid, blocks = self._start(tomogram)
+        data = allocate((*grid.shape, self.channels + 1), np.float16)
+        for target, block in blocks:
+            data[target] = block
+            release(data)
+        return Volume(
+            data=np.moveaxis(data, -1, 0),
+            voxel_spacing=grid.voxel_spacing,
+            origin=grid.origin,
+            name=grid.name,
+        )
+
+    def embed_blocks(self, tomogram: Tomogram) -> Iterator[Volume]:
+        """Do as `embed` but yield blocks that do not overlap and together are the whole.
+
+        Each knows its own place. For tomograms whose embedding should not be kept as a whole.
+        """
+        grid, blocks = self._start(tomogram)
+        for target, block in blocks:
+            yield Volume(
+                data=np.moveaxis(block, -1, 0),
+                voxel_spacing=grid.voxel_spacing,
+                origin=grid.to_position([s.start for s in target]),
+                name=grid.name,
+            )
+
+    def _start(self, tomogram: Tomogram) -> tuple[Volume, Iterator[tuple[Slices, np.ndarray]]]:
+        """Return the grid of the output and an iterator over its blocks."""
+        network = self._network
+        spacing = self.working_spacing(tomogram.voxel_spacing)
+        if spacing != tomogram.voxel_spacing:
+            logger.info("rescaling from %.4g to %.4g Å voxels", tomogram.voxel_spacing, spacing)
+            tomogram = rescale(tomogram, spacing)
+        if min(tomogram.shape) < network.period:
+            sides = " x ".join(f"{n * spacing:.0f}" for n in tomogram.shape[::-1])
+            raise ValueError(
+                f"a tomogram of {sides} Å is too small: at least {network.period * spacing:.0f} Å"
+                " are needed each way; check --voxel-spacing"
+            )
+        median, deviation = robust_scale(tomogram.data)
+        release(tomogram.data)
+        run = DenseRun(
+            network=network,
+            data=tomogram.data,
+            median=median,
+            deviation=deviation,
+            tile_bytes=self.tile_bytes or _tile_bytes(self._device),
+        )
+        grid = Volume(
+            data=np.broadcast_to(np.float16(0), run.output_shape),
+            voxel_spacing=spacing * network.stride,
+            origin=tomogram.to_position(np.full(3, (network.stride - 1) / 2)),
+            name=tomogram.name,
+        )
+        return grid, run.blocks()
+
+    @cached_property
+    def _device(self) -> str:
+        return resolve_device(self.device)
+
+    @cached_property
+    def _network(self) -> DenseEncoder:
+        if not isinstance(self.model.network, DenseEncoder):
+            raise ValueError(
+                f"expected a model with a DenseEncoder; got {type(self.model.network).__name__}"
+            )
+        half = self.precision == "bfloat16" or (
+            self.precision == "auto" and _computes_in_bfloat16(self._device)
+        )
+        network = self.model.network.fuse()
+        network.to(self._device, torch.bfloat16 if half else torch.float32)
+        for weight in network.parameters():
+            if weight.ndim == 5:
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
+        return network
+
+
+def _computes_in_bfloat16(device: str) -> bool:
+    """Whether bfloat16 is arithmetic of the machine, not emulated (which is slower)."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported()
+    able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def _tile_bytes(device: str) -> int:
+    if device == "cuda":
+        return min(torch.cuda.mem_get_info()[0] // 4, 16 << 30)
+    return _TILE_BYTES

@@ -1,0 +1,205 @@
+"""Embedding a tomogram: exact grid, tiles, spacings, memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from tomoloc.features.learned import LearnedFeatures
+from tomoloc.nn.encoder import DenseEncoder
+from tomoloc.nn.stored import StoredModel
+from tomoloc.physics.contrast import standardise
+from tomoloc.physics.filters import rescale
+from tomoloc.tiling import read_mirrored
+from tomoloc.types import Tomogram
+
+SPACING = 10.0
+ORIGIN = np.array([130.0, -45.0, 20.0])
+
+
+def make_model(**settings):
+    torch.manual_seed(2)
+    settings = {"widths": (4, 6, 8), "down": (1, 1, 1), "up": (1, 1), "channels": 5, **settings}
+    network = DenseEncoder(**settings)
+    with torch.no_grad():
+        for _ in range(3):
+            network(torch.randn(2, 1, 16, 32, 48))
+    return StoredModel(network=network.eval(), voxel_spacing=SPACING)
+
+
+def make_tomogram(shape=(42, 51, 70), *, seed=1, spacing=SPACING):
+    data = np.random.default_rng(seed).normal(300, 7, shape).astype(np.float32)
+    return Tomogram(data=data, voxel_spacing=spacing, origin=ORIGIN, name="TS_7")
+
+
+def encode_whole(model, tomogram):
+    """What the network gives when it sees the whole at once."""
+    period = model.network.period
+    padded = tuple(-(-n // period) * period for n in tomogram.shape)
+    x = torch.from_numpy(read_mirrored(standardise(tomogram.data), (0, 0, 0), padded))
+    with torch.inference_mode():
+        embedding, logit = model.network(x[None, None])
+    z, y, x = (n // 2 for n in tomogram.shape)
+    return torch.cat([embedding, logit.sigmoid()], 1)[0, :, :z, :y, :x].numpy()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"down": (0, 2, 1), "up": (2, 0)},
+        {"widths": (5,), "down": (2,), "up": ()},
+        {"widths": (4, 5, 6, 7), "down": (0, 1, 1, 1), "up": (1, 0, 1)},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("tile_bytes", [1 << 30, 400_000])
+def test_tiles_are_the_whole_to_rounding(settings, tile_bytes):
+    model, tomogram = make_model(**settings), make_tomogram()
+    features = LearnedFeatures(
+        model=model, device="cpu", precision="float32", tile_bytes=tile_bytes
+    )
+    volume = features.embed(tomogram)
+    assert volume.data.shape[0] == features.channels + 1
+    np.testing.assert_allclose(volume.data, encode_whole(model, tomogram), atol=1e-3)
+
+
+def test_many_tiles_were_made():
+    features = LearnedFeatures(model=make_model(), device="cpu", tile_bytes=150_000)
+    assert len(list(features.embed_blocks(make_tomogram()))) > 8
+
+
+def test_the_grid_is_half_way_between_voxels():
+    tomogram = make_tomogram()
+    volume = LearnedFeatures(model=make_model(), device="cpu").embed(tomogram)
+    assert volume.shape == (21, 25, 35)
+    assert (volume.voxel_spacing, volume.name) == (20.0, "TS_7")
+    np.testing.assert_allclose(volume.origin, ORIGIN + 5)
+
+
+def test_blocks_know_their_places():
+    features = LearnedFeatures(model=make_model(), device="cpu", tile_bytes=150_000)
+    tomogram = make_tomogram()
+    whole = features.embed(tomogram)
+    n = 0
+    for block in features.embed_blocks(tomogram):
+        assert not torch.is_inference_mode_enabled()  # it is the caller's turn
+        start = np.rint(whole.to_index(block.to_position((0, 0, 0)))).astype(int)
+        part = whole.crop(start, start + block.shape)
+        np.testing.assert_array_equal(block.data, part.data)
+        np.testing.assert_allclose(block.origin, part.origin)
+        n += block.data[0].size
+    assert n == whole.data[0].size
+
+
+def test_vectors_have_length_one_and_probabilities_are_such():
+    data = LearnedFeatures(model=make_model(), device="cpu").embed(make_tomogram()).data
+    assert data.dtype == np.float16
+    np.testing.assert_allclose(np.linalg.norm(data[:5].astype(float), axis=0), 1, atol=2e-3)
+    assert data[5].min() >= 0
+    assert data[5].max() <= 1
+
+
+def test_scale_and_offset_do_not_matter():
+    features = LearnedFeatures(model=make_model(), device="cpu", precision="float32")
+    tomogram = make_tomogram()
+    other = tomogram.with_data((3000 - 20 * tomogram.data).astype(np.float32) * -1)
+    np.testing.assert_allclose(features.embed(other).data, features.embed(tomogram).data, atol=2e-3)
+
+
+def test_half_precision_is_close():
+    tomogram = make_tomogram()
+    rough, exact = (
+        LearnedFeatures(model=make_model(), device="cpu", precision=precision).embed(tomogram)
+        for precision in ("bfloat16", "float32")
+    )
+    cosine = (rough.data[:5].astype(float) * exact.data[:5]).sum(axis=0)
+    assert np.quantile(cosine, 0.01) > 0.98
+
+
+@pytest.mark.parametrize("spacing", [7.3, 13.48])
+def test_other_spacings_are_rescaled(spacing):
+    features = LearnedFeatures(model=make_model(), device="cpu")
+    tomogram = make_tomogram(spacing=spacing)
+    volume = features.embed(tomogram)
+    expected = features.embed(rescale(tomogram, SPACING))
+    np.testing.assert_array_equal(volume.data, expected.data)
+    np.testing.assert_allclose(volume.origin, expected.origin)
+    # the grid fills the tomogram: its sides are where the tomogram's sides are, to a point
+    ends = volume.center - volume.extent / 2, tomogram.center - tomogram.extent / 2
+    np.testing.assert_allclose(*ends, atol=SPACING)
+
+
+def test_spacings_that_hardly_differ_are_left_alone():
+    features = LearnedFeatures(model=make_model(), device="cpu")
+    volume = features.embed(make_tomogram(spacing=10.1))
+    np.testing.assert_array_equal(volume.data, features.embed(make_tomogram()).data)
+    assert volume.voxel_spacing == 20.2
+
+
+def test_spacings_out_of_range(caplog):
+    features = LearnedFeatures(model=make_model(), device="cpu")
+    with pytest.raises(ValueError, match="at most 20 Å: check"):
+        features.embed(make_tomogram(spacing=40))
+    with pytest.raises(ValueError, match="70 x 50 x 40 Å is too small"):
+        features.embed(make_tomogram(spacing=1))
+    assert "are reduced to the model's 10 Å" in caplog.text
+
+
+def test_nothing_to_see():
+    blank = make_tomogram().with_data(np.ones((42, 51, 70), np.float32))
+    with pytest.raises(ValueError, match="only partly written"):
+        LearnedFeatures(model=make_model(), device="cpu").embed(blank)
+
+
+def test_other_networks_are_refused():
+    model = StoredModel(network=torch.nn.ReLU(), voxel_spacing=10)
+    with pytest.raises(ValueError, match="DenseEncoder; got ReLU"):
+        LearnedFeatures(model=model, device="cpu").embed(make_tomogram())
+
+
+PEAK = """
+import resource, sys, numpy as np, torch
+from tomoloc.features.learned import LearnedFeatures
+from tomoloc.nn.encoder import DenseEncoder
+from tomoloc.nn.stored import StoredModel
+from tomoloc.types import Tomogram
+import tomoloc.io.stored
+tomoloc.io.stored.UNPACK_BYTES = 1 << 20
+shape, path = (96, 256, 256), sys.argv[1]
+data = np.memmap(path, np.float32, "w+", shape=shape)
+data[:] = np.random.default_rng(0).normal(size=shape)
+data.flush()
+network = DenseEncoder(widths=(32, 32), down=(1, 1), up=(1,)).eval()
+model = StoredModel(network=network, voxel_spacing=10)
+features = LearnedFeatures(model=model, device="cpu", tile_bytes=int(sys.argv[2]))
+small = Tomogram(data=np.array(data[:16, :32, :32]), voxel_spacing=10)
+features.embed(small)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+tomogram = Tomogram(data=np.memmap(path, np.float32, "r", shape=shape), voxel_spacing=10)
+volume = features.embed(tomogram)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, volume.data.nbytes)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts memory as Linux does")
+def test_memory_is_bounded_by_the_tiles(tmp_path):
+    """Tomogram, levels and embedding are in files: only tiles count as memory."""
+
+    def peak(tile_bytes):
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK, tmp_path / "x", str(tile_bytes)],
+            text=True,
+            capture_output=True,
+            check=True,
+        )
+        return [float(word) for word in done.stdout.split()]
+
+    (small, n_bytes), (large, _) = peak(8 << 20), peak(1 << 30)
+    assert n_bytes == 33 * 2 * 96 * 256 * 256 / 8
+    assert small < 80_000  # KiB
+    assert large > 2 * small
