@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -165,11 +166,42 @@ def test_shipped_recipes_are_valid():
         ("builtin:7", "builtin:x", "builtin:SEED; got 'builtin:x'"),
         ('name = "mine"', "", "name is missing"),
         ('name = "mine"', 'name = "a/b"', "name must be a file name"),
+        ('name = "mine"', 'name = ".."', "name must be a file name"),
+        ('name = "mine"', "name = 5", "name must be a word; got 5"),
+        ('name = "mine"', 'name = "mine"\nseed = "x"', "seed must be a whole number; got 'x'"),
+        ('name = "mine"', 'name = "mine"\nseed = -1', "seed must not be negative; got -1"),
+        ("[40, 56, 64]", "40", "shape must be three whole numbers z, y, x from 8 on; got 40"),
+        ("12.5", "inf", "voxel_spacing must be finite; got inf"),
+        ("12.5", "true", "voxel_spacing must be a number; got True"),
+        ("[2.0, 5.0]", "nan", "defocus_um must be finite; got nan"),
+        ("[2.0, 5.0]", "{ one_of = [1, inf] }", "defocus_um must be finite; got 1 to inf"),
+        ("tilt_step = 3", "dose_e_per_a2 = nan", "dose_e_per_a2 must be finite; got nan"),
+        ("tilt_step = 3", "voltage_kv = 0.3", "voltage_kv must be from 20 to 3000; got 0.3"),
+        ("tilt_step = 3", "tilt_step = 1e-6", "tilt_step gives more than 2000 images; got 1e-06"),
+        ("tilt_step = 3", 'energy_filter = "no"', "energy_filter must be true or false"),
+        (
+            "[microscope]",
+            "[reconstruction]\nbinning = 2.0\n[microscope]",
+            "binning must be a whole",
+        ),
+        ("[microscope]", "[reconstruction]\nroll_off = 0\n[microscope]", "roll_off must be posit"),
+        ("[microscope]", "[gold]\nlabel = ''\n[microscope]", "label must not be empty"),
+        ("count = 4", "count = 2.5", "count must be a whole number; got 2.5"),
+        ("count = 4", "count = inf", "count must be finite; got inf"),
+        ("count = 4", "count = 4\nlayer = 1.5", "layer must be a whole number; got 1.5"),
+        ("count = 4", "count = 4\nlabel = ['a']", "label must be a word"),
+        ("count = 4", "count = 4\nparts = [{ label = 'x', chains = 'AB' }]", "a list of words"),
     ],
 )
 def test_mistakes_are_named(old, new, message):
     with pytest.raises(ValueError, match=message):
         recipe_from_mapping(tomllib.loads(TOML.replace(old, new, 1)))
+
+
+def test_only_the_dose_may_be_infinite(recipe):
+    assert replace(recipe.microscope, dose_e_per_a2=float("inf")).dose_e_per_a2 == float("inf")
+    with pytest.raises(ValueError, match="defocus_um must be finite"):
+        replace(recipe.microscope, defocus_um=float("-inf"))
 
 
 def test_unknown_and_broken_files(tmp_path):

@@ -26,6 +26,7 @@ from tomoloc.simulate.settings import (
     Reconstruction,
     Species,
     Specimen,
+    check_kinds,
 )
 
 __all__ = [
@@ -77,7 +78,10 @@ class Recipe:
     species: tuple[Species, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.name or "/" in self.name:
+        check_kinds(self)
+        if self.seed is not None and self.seed < 0:
+            raise ValueError(f"seed must not be negative; got {self.seed}")
+        if self.name in {"", ".", ".."} or "/" in self.name:
             raise ValueError(f"name must be a file name; got {self.name!r}")
         for name in ("membranes", "filaments", "species"):
             object.__setattr__(self, name, tuple(getattr(self, name)))

@@ -6,7 +6,7 @@ then a value, an even range ``[low, high]`` or a choice ``{ one_of = [a, b, c] }
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -31,6 +31,7 @@ __all__ = [
     "Specimen",
     "Word",
     "bounds",
+    "check_kinds",
 ]
 
 
@@ -61,10 +62,22 @@ class Choice:
 Number = float | Range | Choice
 Word = str | Choice
 
+_MOST_IMAGES = 2000  # of a tilt series
+
 # Marks the fields that are drawn: numbers, numbers that count something, and words.
 _DRAWN = {"drawn": "number"}
 _COUNTED = {"drawn": "count"}
 _WORD = {"drawn": "word"}
+
+# What fields that are not drawn must hold, by their annotations.
+_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "bool": (bool, "true or false"),
+    "str": (str, "a word"),
+    "int": (int, "a whole number"),
+    "int | None": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "float | None": ((int, float), "a number"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +117,12 @@ class Specimen:
     fraction: Number | None = field(default=None, metadata=_DRAWN)
 
     def __post_init__(self) -> None:
-        shape = tuple(self.shape)
+        check_kinds(self)
+        shape = tuple(self.shape) if isinstance(self.shape, (list, tuple)) else ()
         if len(shape) != 3 or not all(isinstance(n, int) and n >= 8 for n in shape):
-            raise ValueError(f"shape must be three whole numbers z, y, x from 8 on; got {shape}")
+            raise ValueError(
+                f"shape must be three whole numbers z, y, x from 8 on; got {self.shape!r}"
+            )
         object.__setattr__(self, "shape", shape)
         _check_positive(self, "voxel_spacing", "thickness", "fraction")
         _check_not_negative(self, "roughness", "clearance")
@@ -174,7 +190,9 @@ class Microscope:
     motion: Number = field(default=0.0, metadata=_DRAWN)
 
     def __post_init__(self) -> None:
-        _check_positive(self, "tilt_step", "dose_e_per_a2", "voltage_kv", "detector_pixel")
+        check_kinds(self, "dose_e_per_a2")
+        _check_positive(self, "tilt_step", "dose_e_per_a2", "detector_pixel")
+        _check_within(self, "voltage_kv", 20, 3000)
         _check_not_negative(
             self, "defocus_spread_um", "astigmatism_um", "tilt_error", "shift_error", "motion"
         )
@@ -184,6 +202,11 @@ class Microscope:
         _check_word(self, "scheme", ("dose-symmetric", "bidirectional", "continuous"))
         if bounds(self.tilt_min)[1] > bounds(self.tilt_max)[0]:
             raise ValueError("tilt_min must not exceed tilt_max")
+        widest = bounds(self.tilt_max)[1] - bounds(self.tilt_min)[0]
+        if widest > _MOST_IMAGES * bounds(self.tilt_step)[0]:
+            raise ValueError(
+                f"tilt_step gives more than {_MOST_IMAGES} images; got {_words(self.tilt_step)}"
+            )
 
     @property
     def tilt_angles(self) -> FloatArray:
@@ -225,7 +248,8 @@ class Reconstruction:
     denoise: Word = field(default="none", metadata=_WORD)
 
     def __post_init__(self) -> None:
-        _check_positive(self, "iterations", "binning")
+        check_kinds(self)
+        _check_positive(self, "iterations", "binning", "roll_off")
         _check_within(self, "roll_off", 0, 1)
         _check_word(self, "method", ("wbp", "sirt"))
         _check_word(self, "ctf_correction", ("none", "flip", "flip-3d"))
@@ -239,6 +263,10 @@ class BuiltIn:
     seed: Number = field(metadata=_COUNTED)
     mass_kda: Number | None = field(default=None, metadata=_DRAWN)
     symmetry: Word | None = field(default=None, metadata=_WORD)
+
+    def __post_init__(self) -> None:
+        check_kinds(self)
+        _check_not_negative(self, "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +287,9 @@ class Part:
     structure: str = ""
 
     def __post_init__(self) -> None:
+        check_kinds(self)
+        if isinstance(self.chains, str) or not all(isinstance(name, str) for name in self.chains):
+            raise ValueError(f"chains must be a list of words; got {self.chains!r}")
         object.__setattr__(self, "chains", tuple(self.chains))
         if not self.label:
             raise ValueError("a part needs a label")
@@ -325,6 +356,7 @@ class Species:
     parts: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         structure = self.structure
         if isinstance(structure, list):
             structure = tuple(structure)
@@ -384,6 +416,8 @@ class Membranes:
     label: str = "membrane"
 
     def __post_init__(self) -> None:
+        check_kinds(self)
+        _check_label(self)
         _check_word(self, "shape", ("sphere", "ellipsoid", "blob", "tube", "sheet"))
         _check_positive(self, "diameter", "elongation", "thickness")
         _check_not_negative(self, "count", "undulation")
@@ -435,6 +469,7 @@ class Filaments:
     parts: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         object.__setattr__(self, "parts", tuple(self.parts))
         _check_word(self, "kind", ("actin", "microtubule", "cofilactin", "tmv", "helix"))
         if any(part.structure for part in self.parts):
@@ -475,6 +510,8 @@ class Gold:
     label: str = "gold"
 
     def __post_init__(self) -> None:
+        check_kinds(self)
+        _check_label(self)
         _check_not_negative(self, "count")
         _check_positive(self, "diameter")
         _check_word(self, "location", ("anywhere", "surface"))
@@ -501,6 +538,8 @@ class Carbon:
     label: str = "carbon"
 
     def __post_init__(self) -> None:
+        check_kinds(self)
+        _check_label(self)
         _check_positive(self, "hole_diameter", "thickness")
 
 
@@ -522,6 +561,8 @@ class Contamination:
     label: str = "contamination"
 
     def __post_init__(self) -> None:
+        check_kinds(self)
+        _check_label(self)
         _check_not_negative(self, "count")
         _check_positive(self, "diameter")
 
@@ -536,6 +577,46 @@ def bounds(value: Number) -> tuple[float, float]:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise ValueError(f"expected a number; got {value!r}")
     return value, value
+
+
+def check_kinds(instance: Any, *unbounded: str) -> None:
+    """Check that the fields of settings hold what they are declared to hold.
+
+    Parameters
+    ----------
+    instance : dataclass
+        Settings or a recipe.
+    *unbounded : str
+        Names of numbers that may be infinite.
+
+    Raises
+    ------
+    ValueError
+        If a number is no number or infinite, a count no whole number, or a kind wrong.
+    """
+    for entry in fields(instance):
+        value, drawn = getattr(instance, entry.name), entry.metadata.get("drawn")
+        if value is None or drawn == "word":
+            continue
+        if drawn is not None:
+            numbers = bounds(value)
+        elif str(entry.type) in _KINDS:
+            kind, words = _KINDS[str(entry.type)]
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+                raise ValueError(f"{entry.name} must be {words}; got {value!r}")
+            numbers = (value, value) if isinstance(value, float) else (0, 0)
+        else:
+            continue
+        infinite = entry.name in unbounded and not np.isnan(numbers).any()
+        if not (np.isfinite(numbers).all() or infinite):
+            raise ValueError(f"{entry.name} must be finite; got {_words(value)}")
+        if drawn == "count" and any(number % 1 for number in numbers):
+            raise ValueError(f"{entry.name} must be a whole number; got {_words(value)}")
+
+
+def _check_label(instance: Any) -> None:
+    if not instance.label:
+        raise ValueError("label must not be empty")
 
 
 def _check_positive(instance: object, *names: str) -> None:
@@ -567,4 +648,4 @@ def _check_word(instance: object, name: str, known: tuple[str, ...]) -> None:
 
 def _words(value: Number) -> str:
     low, high = bounds(value)
-    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+    return f"{low:g} to {high:g}" if low < high else f"{low:g}"
