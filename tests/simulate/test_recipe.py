@@ -189,7 +189,7 @@ def test_shipped_recipes_are_valid():
         ("count = 4", "count = 2.5", "count must be a whole number; got 2.5"),
         ("count = 4", "count = inf", "count must be finite; got inf"),
         ("count = 4", "count = 4\nlayer = 1.5", "layer must be a whole number; got 1.5"),
-        ("count = 4", "count = 4\nlabel = ['a']", "label must be a word"),
+        ("count = 4", "count = 4\nmembrane = ['a']", "membrane must be a word"),
         ("count = 4", "count = 4\nparts = [{ label = 'x', chains = 'AB' }]", "a list of words"),
     ],
 )
