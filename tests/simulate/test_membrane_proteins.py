@@ -116,16 +116,16 @@ def test_proteins_stand_along_the_normal_at_their_height(scene, rod):
 
 @pytest.mark.parametrize(("location", "side"), [("outside", 1), ("inside", -1)])
 def test_attached_proteins_touch_their_leaflet(scene, coat, location, side):
-    packing, _ = place(scene, [[coat]], [25], [species(location)])
-    assert packing.placed[0] == 25
-    for row in range(25):
+    packing, _ = place(scene, [[coat]], [16], [species(location)])
+    assert packing.placed[0] == 16
+    for row in range(16):
         bilayer = scene[1][packing.container[row]]
         points = packing.rotation[row].apply(coat.points) + packing.position[row]
         distance = side * bilayer.level(points)[0]
         assert abs(distance.min() - bilayer.half_width) < 5
     # Turned at random: the mean of many directions is short.
     axes = packing.rotation.as_matrix()[:, :, 2]
-    assert np.linalg.norm(axes.mean(axis=0)) < 0.6
+    assert np.linalg.norm(axes.mean(axis=0)) < 0.7
 
 
 def test_nothing_overlaps_but_the_lipids_that_make_way(scene, rod, coat):
