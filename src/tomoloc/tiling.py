@@ -122,14 +122,17 @@ class Tiling:
         """Numbers of tiles along the axes for which all tiles together are the smallest."""
         choices = []
         for axis in range(3):
-            longest: dict[int, int] = {}
-            total: dict[int, int] = {}
-            for count in range(1, self._units(axis) + 1):
-                lengths = [stop - start for start, stop, *_ in self._cut(axis, count)]
+            units = self._units(axis)
+            whole = units * self.period
+            longest: dict[int, tuple[int, int]] = {}
+            for count in range(1, units + 1):
+                margins = 2 if self.mirror else min(2, count - 1)
+                length = -(-units // count) * self.period + margins * self.halo
+                length = length if self.mirror else min(length, whole)
+                total = whole + 2 * self.halo * (count if self.mirror else count - 1)
                 # of all counts with tiles of this length, the first has the least halo
-                longest.setdefault(max(lengths), count)
-                total[count] = sum(lengths)
-            choices.append([(length, n, total[n]) for length, n in longest.items()])
+                longest.setdefault(length, (count, total))
+            choices.append([(length, *rest) for length, rest in longest.items()])
         best: tuple[int, tuple[int, ...]] | None = None
         for z, y, x in itertools.product(*choices):
             if z[0] * y[0] * x[0] <= self.max_voxels:

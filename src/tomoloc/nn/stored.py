@@ -18,12 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from tomoloc.nn.encoder import DenseEncoder
+from tomoloc.nn.window import WindowEncoder
 
 __all__ = ["StoredModel", "load_model", "save_model"]
 
 _FORMAT = 1
 _CONFIG, _WEIGHTS, _CARD = "config.toml", "weights.safetensors", "card.md"
-_NETWORKS: dict[str, type[Any]] = {network.__name__: network for network in (DenseEncoder,)}
+_NETWORKS: dict[str, type[Any]] = {
+    network.__name__: network for network in (DenseEncoder, WindowEncoder)
+}
 _OWN_KEYS = {"format", "network", "voxel_spacing", "settings"}
 
 
