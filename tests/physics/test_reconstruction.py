@@ -8,9 +8,10 @@ from scipy.ndimage import gaussian_filter
 
 from tomoloc.physics.ctf import evaluate_ctf
 from tomoloc.physics.filters import fourier_shell_correlation
-from tomoloc.physics.imaging import image_depths
-from tomoloc.physics.projection import project
+from tomoloc.physics.imaging import _splat_depths, image_depths
+from tomoloc.physics.projection import _splat, project
 from tomoloc.physics.reconstruction import (
+    _gather,
     angular_weights,
     back_project,
     back_project_depths,
@@ -18,10 +19,17 @@ from tomoloc.physics.reconstruction import (
     ramp_filter,
     sirt,
 )
-from tomoloc.physics.wedge import missing_wedge
+from tomoloc.physics.wedge import _add_slices, missing_wedge
 from tomoloc.types import CTF
 
 SHAPE = (48, 36, 56)
+
+
+@pytest.mark.parametrize("loop", [_gather, _splat, _splat_depths, _add_slices])
+def test_sums_keep_their_order(loop):
+    # Where sums may be put in another order, code just compiled and the same code from numba's
+    # cache have been seen to differ in the last digit: the first sample would not come again.
+    assert loop.targetoptions["fastmath"] == {"contract"}
 
 
 def ball_of_noise(rng, shape, radius):

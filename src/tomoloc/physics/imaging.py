@@ -152,7 +152,7 @@ def _batches(counts: NDArray[np.integer[Any]], *, bytes_per_plane: int) -> Itera
             first = last
 
 
-@njit(cache=True, nogil=True, parallel=True, fastmath=True)
+@njit(cache=True, nogil=True, parallel=True, fastmath={"contract"})
 def _splat_depths(
     volume: Array,
     lines: Floats,

@@ -267,7 +267,7 @@ def _odd_fast_length(target: int) -> int:
     return length
 
 
-@njit(cache=True, nogil=True, parallel=True, fastmath=True)
+@njit(cache=True, nogil=True, parallel=True, fastmath={"contract"})
 def _splat(
     volume: Array,
     cosines: Floats,

@@ -462,7 +462,7 @@ class _Lines:
         return np.ascontiguousarray(self._volume.transpose(0, 2, 1))
 
 
-@njit(cache=True, nogil=True, parallel=True, fastmath=True)
+@njit(cache=True, nogil=True, parallel=True, fastmath={"contract"})
 def _gather(
     fine: Array,
     cosines: Floats,

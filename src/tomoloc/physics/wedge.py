@@ -160,7 +160,7 @@ def tilt_weights(
 _FINENESS = 4  # samples of an image's transfer in one step of the box's transform
 
 
-@njit(cache=True, nogil=True, parallel=True, fastmath=True)
+@njit(cache=True, nogil=True, parallel=True, fastmath={"contract"})
 def _add_slices(
     images: Array,
     cosines: Floats,

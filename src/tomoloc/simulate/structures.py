@@ -165,7 +165,7 @@ def _crevices(rng: np.random.Generator, position: FloatArray) -> NDArray[np.bool
     return waves > np.quantile(waves, 1 - _CREVICES)
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath={"contract"})
 def _depth(
     position: FloatArray,
     centers: FloatArray,
