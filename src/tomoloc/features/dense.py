@@ -52,6 +52,16 @@ class DenseRun:
     tile_bytes: int
 
     @property
+    def offset(self) -> float:
+        """Voxel at which the first point stands along each axis."""
+        return (self.network.stride - 1) / 2
+
+    @property
+    def channels(self) -> int:
+        """Of the output."""
+        return self.network.channels + 1
+
+    @property
     def output_shape(self) -> Shape:
         """Points along z, y and x: those that lie inside the volume, and at least one."""
         z, y, x = (max(1, n // self.network.stride) for n in self.data.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,13 +13,14 @@ import numpy as np
 import torch
 
 from tomoloc.features.dense import DenseRun, release
+from tomoloc.features.windows import WindowRun
 from tomoloc.io.stored import allocate
 from tomoloc.nn.device import resolve_device
 from tomoloc.nn.encoder import DenseEncoder
 from tomoloc.nn.stored import StoredModel
+from tomoloc.nn.window import WindowEncoder
 from tomoloc.physics.contrast import robust_scale
 from tomoloc.physics.filters import rescale
-from tomoloc.tiling import Slices
 from tomoloc.types import Tomogram, Volume
 
 __all__ = ["LearnedFeatures"]
@@ -30,6 +32,8 @@ _SAME_SPACING = 0.02
 _COARSEST = 2.0
 """In units of the model's spacing; beyond, most of what the model looks at is not there."""
 _FINEST = 0.2
+_LEAST_SIDE = 8
+"""In voxels: of a tomogram, once rescaled."""
 _TILE_BYTES = 800 << 20
 
 
@@ -55,8 +59,13 @@ class LearnedFeatures:
 
     @property
     def channels(self) -> int:
-        """Length of the unit vectors, which come first; the last channel is the probability."""
+        """Length of the unit vectors, which come first."""
         return self._network.channels
+
+    @property
+    def finds_centers(self) -> bool:
+        """Whether one more channel holds the probability of a particle's centre."""
+        return isinstance(self._network, DenseEncoder)
 
     def working_spacing(self, voxel_spacing: float) -> float:
         """Voxel spacing that a tomogram of the given one is rescaled to.
@@ -93,18 +102,18 @@ class LearnedFeatures:
         Returns
         -------
         Volume, data of float16, shape (channels + 1, z, y, x)
-            Unit vectors and, last, the probability of a particle's centre, on a grid of about
-            twice the model's spacing. The numbers of one place lie side by side in memory, and in
-            a temporary file where they are large.
+            Unit vectors and, if the network `finds_centers`, last, the probability of a particle's
+            centre, on a grid of about twice the model's spacing. The numbers of one place lie side
+            by side in memory, or in a temporary file where they are many.
 
         Raises
         ------
         ValueError
             If the tomogram is too coarse, too small or without any contrast.
         """
-        grid, blocks = self._start(tomogram)
-        data = allocate((*grid.shape, self.channels + 1), np.float16)
-        for target, block in blocks:
+        run, grid = self._start(tomogram)
+        data = allocate((*grid.shape, run.channels), np.float16)
+        for target, block in run.blocks():
             data[target] = block
             release(data)
         return Volume(
@@ -119,8 +128,8 @@ class LearnedFeatures:
 
         Each knows its own place. For tomograms whose embedding should not be kept as a whole.
         """
-        grid, blocks = self._start(tomogram)
-        for target, block in blocks:
+        run, grid = self._start(tomogram)
+        for target, block in run.blocks():
             yield Volume(
                 data=np.moveaxis(block, -1, 0),
                 voxel_spacing=grid.voxel_spacing,
@@ -128,50 +137,60 @@ class LearnedFeatures:
                 name=grid.name,
             )
 
-    def _start(self, tomogram: Tomogram) -> tuple[Volume, Iterator[tuple[Slices, np.ndarray]]]:
-        """Return the grid of the output and an iterator over its blocks."""
+    def _start(self, tomogram: Tomogram) -> tuple[DenseRun | WindowRun, Volume]:
+        """Prepare a run, and the grid that its output will be on."""
         network = self._network
         spacing = self.working_spacing(tomogram.voxel_spacing)
         if spacing != tomogram.voxel_spacing:
             logger.info("rescaling from %.4g to %.4g Å voxels", tomogram.voxel_spacing, spacing)
             tomogram = rescale(tomogram, spacing)
-        if min(tomogram.shape) < network.period:
+        if min(tomogram.shape) < _LEAST_SIDE:
             sides = " x ".join(f"{n * spacing:.0f}" for n in tomogram.shape[::-1])
             raise ValueError(
-                f"a tomogram of {sides} Å is too small: at least {network.period * spacing:.0f} Å"
+                f"a tomogram of {sides} Å is too small: at least {_LEAST_SIDE * spacing:.0f} Å"
                 " are needed each way; check --voxel-spacing"
             )
+        run = self._run(tomogram)
+        grid = Volume(
+            data=np.broadcast_to(np.float16(0), run.output_shape),
+            voxel_spacing=spacing * network.stride,
+            origin=tomogram.to_position(np.full(3, run.offset)),
+            name=tomogram.name,
+        )
+        return run, grid
+
+    def _run(self, tomogram: Tomogram) -> DenseRun | WindowRun:
         median, deviation = robust_scale(tomogram.data)
         release(tomogram.data)
-        run = DenseRun(
-            network=network,
+        if isinstance(self._network, WindowEncoder):
+            return WindowRun(network=self._network, data=tomogram.data)
+        return DenseRun(
+            network=self._network,
             data=tomogram.data,
             median=median,
             deviation=deviation,
             tile_bytes=self.tile_bytes or _tile_bytes(self._device),
         )
-        grid = Volume(
-            data=np.broadcast_to(np.float16(0), run.output_shape),
-            voxel_spacing=spacing * network.stride,
-            origin=tomogram.to_position(np.full(3, (network.stride - 1) / 2)),
-            name=tomogram.name,
-        )
-        return grid, run.blocks()
 
     @cached_property
     def _device(self) -> str:
         return resolve_device(self.device)
 
     @cached_property
-    def _network(self) -> DenseEncoder:
-        if not isinstance(self.model.network, DenseEncoder):
+    def _network(self) -> DenseEncoder | WindowEncoder:
+        network = self.model.network
+        if isinstance(network, DenseEncoder):
+            network = network.fuse()
+        elif isinstance(network, WindowEncoder):
+            network = copy.deepcopy(network).eval()
+        else:
             raise ValueError(
-                f"expected a model with a DenseEncoder; got {type(self.model.network).__name__}"
+                f"expected a model with a DenseEncoder or WindowEncoder;"
+                f" got {type(network).__name__}"
             )
         half = self.precision == "bfloat16" or (
             self.precision == "auto" and _computes_in_bfloat16(self._device)
         )
-        network = self.model.network.fuse()
         network.to(self._device, torch.bfloat16 if half else torch.float32)
         for weight in network.parameters():
             if weight.ndim == 5:
