@@ -17,6 +17,7 @@ __all__ = ["app", "main"]
 VERBS = {  # in the order of work
     "demo": "Simulate, pick, evaluate and look, without any data.",
     "simulate": "Make tomograms with a perfect truth.",
+    "train": "Teach a network from samples.",
     "pick": "Find particles in tomograms.",
     "evaluate": "Score picks against truth.",
     "report": "Make a page of pictures and scores from a folder of picks.",

@@ -1,0 +1,434 @@
+"""The training loop: endless samples, a ring of recent ones, checkpoints, validation.
+
+Whatever a step does follows from the seed, its number, and the samples, so that a killed training
+goes on from its last checkpoint to the very weights that an unbroken one has.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from tomoloc.nn.encoder import DenseEncoder
+from tomoloc.progress import progress
+from tomoloc.train.augment import Augmenting, augment, draw_augmentations
+from tomoloc.train.checkpoints import Average, Log, as_model, read_checkpoint, write_checkpoint
+from tomoloc.train.losses import center_loss, contrastive_loss, neighbour_accuracy
+from tomoloc.train.patches import Batch, Patching, Prepared, draw_batch, prepare
+from tomoloc.train.validate import Validation, validate
+from tomoloc.types import Sample
+
+__all__ = ["Report", "Source", "TrainSettings", "learning_rate"]
+__all__ += ["make_encoder", "read_settings", "train"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Source = Callable[[int], Iterator[Sample]]
+"""Gives the samples from a number on, the same for the same number, without end."""
+
+_RARE = -5.0
+"""Logit of a centre's probability at the start."""
+
+STEPS = ("step", "loss", "contrastive", "center", "accuracy", "learning_rate", "gradient",
+         "seconds", "waited")  # fmt: skip
+VALIDATIONS = ("step", "accuracy", "center_f1", "pick_f1", "seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How a network is trained.
+
+    Parameters
+    ----------
+    steps : int
+        Batches. A training that has come to its end can be prolonged.
+    learning_rate, weight_decay : float
+        Of AdamW. The rate stays the same until it falls at the end.
+    warm_up : int
+        Steps in which the rate rises.
+    decay : float
+        Last fraction of the steps, in which the rate falls to 0.
+    average : float
+        What stays of the moving average of the weights at each step.
+    temperature : float
+        Of the contrastive loss.
+    center_weight : float
+        Of the centre map's loss.
+    ring : int
+        How many of the newest samples batches are cut from.
+    first : int
+        How many samples there are at the start.
+    steps_per_sample : float
+        Steps after which the next sample replaces the oldest.
+    voxel_spacing : float
+        Of the model: samples are brought to it.
+    patching : Patching
+    augmenting : Augmenting
+    seed : int
+    validate_every : int
+        Steps from one validation to the next.
+    patience : int
+        Validations without a better F1 after which the training ends; 0 goes on to the end.
+    checkpoint_minutes : float
+    """
+
+    steps: int = 10_000
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warm_up: int = 200
+    decay: float = 0.2
+    average: float = 0.998
+    temperature: float = 0.06
+    center_weight: float = 1.0
+    ring: int = 48
+    first: int = 8
+    steps_per_sample: float = 2.0
+    voxel_spacing: float = 10.0
+    patching: Patching = field(default_factory=Patching)
+    augmenting: Augmenting = field(default_factory=Augmenting)
+    seed: int = 0
+    validate_every: int = 500
+    patience: int = 0
+    checkpoint_minutes: float = 3.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "ring", "first", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if not (self.learning_rate > 0 and self.voxel_spacing > 0 and self.steps_per_sample > 0):
+            raise ValueError("learning_rate, voxel_spacing and steps_per_sample must be positive")
+        if not (0 <= self.decay <= 1 and 0 <= self.average < 1):
+            raise ValueError("decay must be from 0 to 1, and average from 0 to below 1")
+
+    def samples_at(self, step: int) -> int:
+        """How many samples have been taken when a step begins."""
+        return self.first + int(step / self.steps_per_sample)
+
+
+def read_settings(mapping: Mapping[str, Any]) -> TrainSettings:
+    """Make settings from a mapping, as TOML has it, with tables for patching and augmenting.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown or a value is wrong.
+    """
+    values = dict(mapping)
+    for name, kind in (("patching", Patching), ("augmenting", Augmenting)):
+        if name in values:
+            values[name] = _fill(kind, values[name])
+    return _fill(TrainSettings, values)
+
+
+def _fill(kind: type[T], values: Mapping[str, Any]) -> T:
+    known = [item.name for item in fields(kind)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            raise ValueError(f"{name} is no setting of training; known are {', '.join(known)}")
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+class Report(NamedTuple):
+    """Where a training stands: steps done, samples seen, and the newest and best validation."""
+
+    step: int
+    samples: int
+    validation: Validation | None
+    best_f1: float
+    finished: bool
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the numbers that are known, by name."""
+        values: dict[str, float] = {"steps": self.step, "samples": self.samples}
+        scores = self.validation._asdict() if self.validation is not None else {}
+        return values | {name: round(v, 4) for name, v in scores.items() if math.isfinite(v)}
+
+
+def make_encoder(*, seed: int, **settings: Any) -> DenseEncoder:
+    """Make a new network, which expects few centres.
+
+    Parameters
+    ----------
+    seed : int
+        Of its weights.
+    **settings
+        Of `DenseEncoder`.
+
+    Returns
+    -------
+    DenseEncoder
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = DenseEncoder(**settings)
+    # Otherwise the first hundreds of steps do little but learn how rare they are.
+    if encoder.heads.bias is not None:
+        nn.init.constant_(encoder.heads.bias[-1:], _RARE)
+    return encoder
+
+
+def learning_rate(step: int, settings: TrainSettings) -> float:
+    """Rate at a step: a rise, a plateau, and a fall as 1 - sqrt [1]_.
+
+    The plateau does not depend on the number of steps, so that a training can be prolonged.
+
+    References
+    ----------
+    .. [1] Hägele et al., Scaling laws and compute-optimal training beyond fixed training
+       durations (2024), arXiv:2405.18392.
+    """
+    rise = min(1.0, (step + 1) / max(settings.warm_up, 1))
+    falling = settings.decay * settings.steps
+    left = settings.steps - step
+    fall = 1 - math.sqrt(1 - left / falling) if left < falling else 1.0
+    return settings.learning_rate * rise * fall
+
+
+def train(
+    model: nn.Module,
+    source: Source,
+    *,
+    settings: TrainSettings,
+    folder: Path,
+    validation: Sequence[Sample] = (),
+    device: str = "cpu",
+    publish: Callable[[nn.Module, Report], None] | None = None,
+) -> nn.Module:
+    """Train an encoder, or go on with a training.
+
+    Parameters
+    ----------
+    model : Module
+        Takes voxels (b, 1, z, y, x); gives unit vectors (b, channels, z / 2, y / 2, x / 2) and
+        logits of centres (b, 1, z / 2, y / 2, x / 2), as `tomoloc.nn.encoder.DenseEncoder` does.
+        It is moved to the device and changed.
+    source : callable
+        ``source(number)`` gives an iterator of samples from that number on.
+    settings : TrainSettings
+    folder : Path
+        Of the training's own files: checkpoint.pt, steps.csv, validation.csv. With a checkpoint
+        in it, the training goes on from there; settings that differ from its own count from now.
+    validation : sequence of Sample
+        Held out.
+    device : str
+    publish : callable, optional
+        Is given the averaged network, set to inference, and a `Report`, after each validation and
+        at the end.
+
+    Returns
+    -------
+    Module
+        The averaged network, set to inference.
+
+    Raises
+    ------
+    ValueError
+        If the samples come to an end, the checkpoint is damaged or of another network, or the
+        loss is no longer a number.
+    OSError
+        If the folder cannot be written to.
+    """
+    training = _Training(model, settings, folder, device)
+    training.resume()
+    held_out = [_prepared(sample, settings) for sample in validation]
+    ring: deque[Prepared] = deque(maxlen=settings.ring)
+    made = max(0, settings.samples_at(training.step) - settings.ring)
+    samples = source(made)
+    end = training.step if training.has_stalled else settings.steps
+    steps = progress(range(training.step, end), "training")
+    report = Report(training.step, made, None, training.best, finished=True)
+    for step in steps:
+        started = time.monotonic()
+        while made < settings.samples_at(step):
+            ring.append(_prepared(_next(samples), settings))
+            made += 1
+        training.learn(ring, waited=time.monotonic() - started)
+        last = training.step == settings.steps
+        if last or training.step % settings.validate_every == 0:
+            scores = training.validate(held_out) if held_out else None
+            stop = last or training.has_stalled
+            report = Report(training.step, made, scores, training.best, finished=stop)
+            if publish is not None:
+                publish(training.averaged(), report)
+            if stop:
+                break
+        training.save(settings.checkpoint_minutes)
+    training.save(0)
+    return training.averaged()
+
+
+class _Training:
+    """The state of a training between steps."""
+
+    def __init__(
+        self, model: nn.Module, settings: TrainSettings, folder: Path, device: str
+    ) -> None:
+        self.settings, self.folder, self.device = settings, folder, device
+        # mypy: torch's types forget that modules can change their layout
+        self.model = model.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        # Biases and normalisations are not drawn to zero.
+        matrices = [p for p in model.parameters() if p.ndim > 1]
+        others = [p for p in model.parameters() if p.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": settings.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=settings.learning_rate,
+        )
+        self.average = Average(self.model, settings.average)
+        self.step, self.best, self.stale = 0, 0.0, 0
+        self.saved = time.monotonic()
+
+    def resume(self) -> None:
+        """Take up the folder's checkpoint, if there is one, and open the logs."""
+        content = read_checkpoint(self.folder, device=self.device)
+        if content is not None:
+            try:
+                self.model.load_state_dict(content["model"])
+                self.optimizer.load_state_dict(content["optimizer"])
+            except (RuntimeError, ValueError) as error:
+                raise ValueError(
+                    f"{self.folder} holds the checkpoint of another network; choose another"
+                    " folder or delete it"
+                ) from error
+            self.average.state = content["average"]
+            self.step, self.best, self.stale = content["step"], content["best"], content["stale"]
+            self._say_changes(content["settings"])
+        self.log = Log(self.folder / "steps.csv", STEPS, before=self.step)
+        self.validations = Log(self.folder / "validation.csv", VALIDATIONS, before=self.step + 1)
+
+    @property
+    def has_stalled(self) -> bool:
+        """Whether validation has not become better for too long."""
+        return 0 < self.settings.patience <= self.stale
+
+    def _say_changes(self, before: dict[str, Any]) -> None:
+        now = asdict(self.settings)
+        changed = [
+            f"{key} {before.get(key)} -> {now[key]}" for key in now if now[key] != before.get(key)
+        ]
+        logger.info(
+            "%s: going on after step %d%s", self.folder, self.step,
+            f"; changed: {', '.join(changed)}" if changed else "",
+        )  # fmt: skip
+
+    def learn(self, ring: Sequence[Prepared], *, waited: float) -> None:
+        """Make one step."""
+        settings, started = self.settings, time.monotonic()
+        rng = np.random.default_rng([settings.seed, self.step])
+        batch = draw_batch(ring, patching=settings.patching, rng=rng)
+        changes = draw_augmentations(len(batch.data), augmenting=settings.augmenting, rng=rng)
+        rate = learning_rate(self.step, settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        with torch.no_grad():
+            data = augment(torch.from_numpy(batch.data).to(self.device), changes)[:, None]
+        contrastive, center, accuracy = self._losses(data, batch)
+        loss = contrastive + settings.center_weight * center
+        if not bool(torch.isfinite(loss)):
+            raise ValueError(
+                f"the loss is no number at step {self.step}: go on from the last checkpoint with a"
+                " lower learning rate"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        gradient = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.average.update(self.model, self.step)
+        self.log.add(
+            step=self.step,
+            loss=loss.item(),
+            contrastive=contrastive.item(),
+            center=center.item(),
+            accuracy=accuracy,
+            learning_rate=rate,
+            gradient=gradient.item(),
+            seconds=time.monotonic() - started,
+            waited=waited,
+        )
+        self.step += 1
+
+    def _losses(self, data: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, float]:
+        device = torch.device(self.device)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            # Only the vectors that are compared need length 1, which the loss sees to.
+            encode = getattr(self.model, "encode", self.model)
+            embedding, logit = encode(data.contiguous(memory_format=torch.channels_last_3d))
+        patch, z, y, x = torch.from_numpy(batch.point).to(device).unbind(1)
+        chosen = embedding.permute(0, 2, 3, 4, 1)[patch, z, y, x].float()
+        label = torch.from_numpy(batch.label).to(device)
+        instance = torch.from_numpy(batch.instance).to(device)
+        contrastive = contrastive_loss(
+            chosen, label, instance, temperature=self.settings.temperature
+        )
+        center = center_loss(
+            logit[:, 0],
+            torch.from_numpy(batch.heat).to(device),
+            torch.from_numpy(batch.counts).to(device),
+        )
+        particle = instance < batch.particles
+        return contrastive, center, neighbour_accuracy(chosen, label, instance, particle)
+
+    def validate(self, samples: Sequence[Prepared]) -> Validation:
+        """Score the averaged network; remember how long it has not become better."""
+        started = time.monotonic()
+        scores = validate(
+            self.averaged(),
+            samples,
+            voxel_spacing=self.settings.voxel_spacing,
+            device=self.device,
+            seed=self.settings.seed,
+        )
+        self.validations.add(step=self.step, **scores._asdict(), seconds=time.monotonic() - started)
+        logger.info("step %d: accuracy %.3f, F1 of centres %.3f, of picks %.3f", self.step, *scores)
+        better = scores.pick_f1 > self.best
+        self.best = max(self.best, scores.pick_f1) if better else self.best
+        self.stale = 0 if better else self.stale + 1
+        return scores
+
+    def averaged(self) -> nn.Module:
+        """The averaged network, set to inference."""
+        return as_model(self.model, self.average.state)
+
+    def save(self, minutes: float) -> None:
+        """Write a checkpoint if the last one is older than that."""
+        if time.monotonic() - self.saved < 60 * minutes:
+            return
+        write_checkpoint(
+            self.folder,
+            {
+                "step": self.step,
+                "best": self.best,
+                "stale": self.stale,
+                "settings": asdict(self.settings),
+                "model": self.model.state_dict(),
+                "average": self.average.state,
+                "optimizer": self.optimizer.state_dict(),
+            },
+        )
+        self.saved = time.monotonic()
+
+
+def _prepared(sample: Sample, settings: TrainSettings) -> Prepared:
+    return prepare(sample, voxel_spacing=settings.voxel_spacing, least=settings.patching.shape)
+
+
+def _next(samples: Iterator[Sample]) -> Sample:
+    sample = next(samples, None)
+    if sample is None:
+        raise ValueError("training needs samples without end; the source has come to its own")
+    return sample
