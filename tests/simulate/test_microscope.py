@@ -457,3 +457,10 @@ def test_recipes_must_be_resolved(rng):
         expose(empty(), microscope=clean(defocus_um=Range(1.0, 2.0)), rng=rng)
     with pytest.raises(ValueError, match="detector must be one of"):
         expose(empty(), microscope=clean(detector="film"), rng=rng)
+
+
+def test_the_stage_goes_no_further_than_it_can():
+    microscope = Microscope(tilt_min=-85, tilt_max=85, tilt_step=5, tilt_error=10)
+    taken = draw_acquisition(microscope, rng=np.random.default_rng(3))
+    assert np.abs(taken.true_angles).max() == 86
+    assert np.ptp(taken.true_angles - taken.tilt_angles) > 10

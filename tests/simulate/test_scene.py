@@ -399,3 +399,14 @@ def test_shipped_recipes_draw_and_render(name):
     assert len(sample.particles) > 2
     assert np.isfinite(sample.tomogram.data).all()
     assert sample.tomogram.data[sample.instances.data > 0].mean() < 0
+
+
+@pytest.mark.parametrize("much", [{"count": 10**9}, {"concentration_um": 1e9}])
+def test_more_particles_than_can_be_are_refused(much):
+    recipe = Recipe(
+        name="mob",
+        specimen=Specimen(shape=(24, 40, 32)),
+        species=(Species(structure="builtin:6", **much),),
+    )
+    with pytest.raises(ValueError, match=r"complex-6: .* particles are too many"):
+        Simulator(recipe).draw(np.random.default_rng(0))

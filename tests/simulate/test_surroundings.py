@@ -286,3 +286,14 @@ def test_inclined_ice_attenuates_as_level_ice_but_solids_stay_where_they_are(rng
 def test_unresolved_settings_are_refused(rng):
     with pytest.raises(ValueError, match="expected resolved settings"):
         draw_ice(specimen(roughness=Range(0, 10)), rng=rng)
+
+
+@pytest.mark.parametrize("settings", [Gold(count=10**6), Contamination(count=10**5, diameter=60)])
+def test_too_many_are_given_up_soon(settings, caplog):
+    specimen = Specimen(shape=(16, 24, 20), voxel_spacing=10.0)
+    ice = draw_ice(specimen, rng=np.random.default_rng(0))
+    room = make_room(specimen, ice)
+    draw = draw_beads if isinstance(settings, Gold) else draw_contamination
+    placed = draw(settings, room=room, rng=np.random.default_rng(1))
+    assert 0 < len(placed) < 1000
+    assert f"of {settings.count}" in caplog.text

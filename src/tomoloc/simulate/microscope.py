@@ -21,6 +21,7 @@ from tomoloc.types import CTF, FloatArray, TiltSeries, Volume
 
 __all__ = ["Acquisition", "draw_acquisition", "expose", "tilt_order"]
 
+_STEEPEST = 86.0  # degrees; settings end at 85, and the stage at that
 _RADIAL = 4096  # samples of what depends on the spatial frequency's length alone
 
 
@@ -129,7 +130,9 @@ def draw_acquisition(microscope: Microscope, *, rng: np.random.Generator) -> Acq
     way = np.sqrt(12) * _number(microscope.motion)
     return Acquisition(
         tilt_angles=angles,
-        true_angles=angles + _number(microscope.tilt_error) * deviation[1],
+        true_angles=np.clip(
+            angles + _number(microscope.tilt_error) * deviation[1], -_STEEPEST, _STEEPEST
+        ),
         shifts=_number(microscope.shift_error) * deviation[2:].T,
         drifts=way * np.stack([np.cos(turn), np.sin(turn)], axis=1),
         beam_tilt=1e-3

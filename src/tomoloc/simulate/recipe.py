@@ -39,6 +39,7 @@ __all__ = [
 
 T = TypeVar("T")
 
+_OF_MEMBRANES = ("membrane", "outside", "inside", "lumen")
 _STRUCTURE_ENDINGS = (".pdb", ".ent", ".cif", ".mmcif", ".mrc", ".map", ".rec")
 
 
@@ -92,6 +93,11 @@ class Recipe:
             raise ValueError("ctf_correction = 'flip-3d' needs defocus_gradient = true")
         known = {item.label for item in self.membranes}
         for species in self.species:
+            if not known and species.location in _OF_MEMBRANES:
+                raise ValueError(
+                    f"species {species.name} has location = {species.location!r}, but there are no"
+                    " [[membranes]]"
+                )
             if species.membrane and species.membrane not in known:
                 raise ValueError(
                     f"species {species.name} lives at membrane {species.membrane!r}, but"

@@ -37,6 +37,7 @@ __all__ = ["Scene", "Simulator", "draw_seed", "numbered_recipes"]
 logger = logging.getLogger(__name__)
 
 _CACHE_BYTES = 2**30
+_MOST_PARTICLES = 1_000_000  # of one species
 _PER_MICROMOLAR = 6.02214e-10  # particles in 1 Å³ at 1 µmol/L
 _AT_MEMBRANES = ("membrane", "outside", "inside")
 
@@ -530,9 +531,16 @@ def _summarize(scene: Scene) -> dict[str, Any]:
 def _count(species: Species, room: Room) -> float:
     """How many particles a recipe asks for."""
     if species.concentration_um is None:
-        return _number(species.count)
-    location = species.location if species.location in {"cytosol", "lumen"} else "anywhere"
-    return round(_number(species.concentration_um) * _PER_MICROMOLAR * room.size(location))
+        count = _number(species.count)
+    else:
+        location = species.location if species.location in {"cytosol", "lumen"} else "anywhere"
+        count = round(_number(species.concentration_um) * _PER_MICROMOLAR * room.size(location))
+    if count > _MOST_PARTICLES:
+        raise ValueError(
+            f"species {species.name}: {count:.4g} particles are too many; ask for at most"
+            f" {_MOST_PARTICLES}"
+        )
+    return count
 
 
 def _report_missing(recipe: Recipe, packing: Packing) -> None:

@@ -125,7 +125,8 @@ class Specimen:
             )
         object.__setattr__(self, "shape", shape)
         _check_positive(self, "voxel_spacing", "thickness", "fraction")
-        _check_not_negative(self, "roughness", "clearance")
+        _check_not_negative(self, "roughness")
+        _check_within(self, "clearance", 0, 1000)
         _check_within(self, "inclination", -45, 45)
         _check_within(self, "fraction", 0, 1)
         _check_word(self, "border", ("inside", "cut"))
@@ -419,8 +420,13 @@ class Membranes:
         check_kinds(self)
         _check_label(self)
         _check_word(self, "shape", ("sphere", "ellipsoid", "blob", "tube", "sheet"))
-        _check_positive(self, "diameter", "elongation", "thickness")
+        _check_positive(self, "diameter", "elongation")
+        _check_within(self, "thickness", 10, 200)
         _check_not_negative(self, "count", "undulation")
+        if bounds(self.diameter)[0] <= bounds(self.thickness)[1]:
+            raise ValueError(
+                f"diameter must exceed the bilayer's thickness; got {_words(self.diameter)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -480,6 +486,8 @@ class Filaments:
             self, "length", "persistence_length", "rise", "bundle_size", "bundle_spacing"
         )
         _check_not_negative(self, "count")
+        _check_within(self, "rise", 0.5, 1000)
+        _check_within(self, "bundle_size", 1, 500)
         if self.kind == "helix" and (not self.structure or None in (self.rise, self.twist)):
             raise ValueError("a helix needs structure, rise and twist")
 

@@ -41,6 +41,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _TRIES = 200  # places tried for one bead or crystal
+_IN_VAIN = 20  # beads or crystals without a place, after which no more are tried
 _STEP = 100.0  # Å between the points of height maps
 _BLUR = 1.5  # standard deviation of the Gaussian that makes heights smooth, in such steps
 _BEAD_SPREAD = 0.05  # standard deviation of the diameters of one batch of beads
@@ -161,8 +162,10 @@ def draw_beads(gold: Gold, *, room: Room, rng: np.random.Generator) -> Beads:
     They lie in the ice, or touch one of its surfaces from within; those larger than the ice is
     thick lie in its middle. The sides of the volume may cut them.
     """
-    grid, placed = room.grid, []
+    grid, placed, missed = room.grid, [], 0
     for diameter in _diameters(gold, rng.normal(1, _BEAD_SPREAD, int(_number(gold.count)))):
+        if missed == _IN_VAIN:
+            break
         for _ in range(_TRIES):
             x, y, low, high = _draw_column(room, rng)
             least, most = low + diameter / 2, high - diameter / 2
@@ -176,6 +179,8 @@ def draw_beads(gold: Gold, *, room: Room, rng: np.random.Generator) -> Beads:
             if _claim(room, bead, in_ice=not thin and gold.location == "anywhere", grid=grid):
                 placed.append((center, diameter))
                 break
+        else:
+            missed += 1
     _report_missing(gold, len(placed))
     return Beads(
         position=np.array([center for center, _ in placed]).reshape(-1, 3),
@@ -225,8 +230,10 @@ def draw_contamination(
     """
     count = int(_number(contamination.count))
     spread = rng.uniform(1 - _CRYSTAL_SPREAD, 1 + _CRYSTAL_SPREAD, count)
-    grid, placed = room.grid, []
+    grid, placed, missed = room.grid, [], 0
     for diameter in _diameters(contamination, spread):
+        if missed == _IN_VAIN:
+            break
         for _ in range(_TRIES):
             x, y, low, high = _draw_column(room, rng)
             out = diameter * rng.uniform(0.15, 0.35)
@@ -235,6 +242,8 @@ def draw_contamination(
             if _claim(room, crystal, in_ice=False, grid=grid):
                 placed.append(crystal)
                 break
+        else:
+            missed += 1
     _report_missing(contamination, len(placed))
     empty = {"position": (0, 3), "diameter": (0,), "normals": (0, 0, 3), "distances": (0, 0)}
     shapes = {**empty, "waves": (0, 3), "bends": (0, 3)}
