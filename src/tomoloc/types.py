@@ -510,8 +510,9 @@ class Sample:
         Points on the middle of bilayers, `rotation` taking z to the outward normal;
         tomolocInstance in `extra` tells which bilayer.
     filaments : Particles, optional
-        One entry for each subunit: its point on the centreline, `rotation` taking z to the
-        tangent and x to the subunit; tomolocInstance in `extra` tells which filament.
+        One entry for each subunit: its point on the centreline, `rotation` taking the
+        subunit's own frame, whose z is the helical axis, to the tomogram, so z to the tangent;
+        tomolocInstance in `extra` tells which filament.
     halves : tuple of Tomogram
         Two with independent noise, or none.
     summary : mapping

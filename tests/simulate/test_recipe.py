@@ -161,6 +161,8 @@ def test_shipped_recipes_are_valid():
             "[reconstruction]\nctf_correction = 'flip-3d'\n[microscope]\ndefocus_gradient = false",
             "'flip-3d' needs defocus_gradient",
         ),
+        ("[microscope]", "[reconstruction]\nbinning = 3\n[microscope]", "binning 3 must divide"),
+        ("[microscope]", "[microscope]\ndetector = 'K9'", "detector must be one of ideal, K2"),
         ("count = 4", "count = 4\nparts = 3", "must be a list of tables"),
         ("count = 4", "count = 4\nrole = 'bait'", "role must be one of target, distractor"),
         ("builtin:7", "builtin:x", "builtin:SEED; got 'builtin:x'"),

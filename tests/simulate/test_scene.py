@@ -7,8 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from tomoloc.physics.potential import ICE_POTENTIAL
+from tomoloc.simulate.helices import make_subunit
 from tomoloc.simulate.molecules import load_structure
 from tomoloc.simulate.recipe import (
     Recipe,
@@ -16,6 +18,7 @@ from tomoloc.simulate.recipe import (
     recipe_to_mapping,
     shipped_recipes,
 )
+from tomoloc.simulate.references import add_particles, make_reference
 from tomoloc.simulate.scene import Simulator, numbered_recipes
 from tomoloc.simulate.settings import (
     BuiltIn,
@@ -226,7 +229,7 @@ CELL = Recipe(
         ),
         Species(
             structure=BuiltIn(seed=5, mass_kda=60),
-            concentration_um=60,
+            concentration_um=400,
             label="cargo",
             role="distractor",
             location="lumen",
@@ -309,6 +312,26 @@ def test_tables_of_membranes_and_filaments(cell):
     outward = cell.membranes.position - middle
     cosine = (normal * outward).sum(axis=1) / np.linalg.norm(outward, axis=1)
     assert np.median(cosine) > 0.9  # the sphere undulates
+
+
+def test_the_table_turns_a_filaments_subunit_to_its_place(cell):
+    """A subunit of the file, placed by the table, is where the density is."""
+    settings = CELL.filaments[1]
+    subunit = make_reference(make_subunit(settings), voxel_spacing=12.0)
+    kind = np.flatnonzero(cell.filaments.label == "cofilactin")
+    rotation = Rotation.from_quat(cell.filaments.rotation.as_quat()[kind])
+    out = rotation.apply([*subunit.center[:2], 0.0])
+    density = np.zeros_like(cell.density.data)
+    add_particles(
+        density,
+        np.zeros(density.shape, np.uint16),
+        [subunit],
+        index=cell.density.to_index(cell.filaments.position[kind] + out),
+        rotation=rotation,
+        species=np.zeros(len(kind), int),
+    )
+    own = np.isin(cell.instances.data, np.unique(cell.filaments.extra["tomolocInstance"][kind]))
+    assert np.corrcoef(density[own], cell.density.data[own])[0, 1] > 0.9
 
 
 def test_a_resolved_cell_gives_itself_again(cell):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoloc.simulate.bilayers import Bilayer, turn_to
-from tomoloc.simulate.filaments import Filament
+from tomoloc.simulate.filaments import Filament, to_subunit
 from tomoloc.simulate.membranes import surface_points
 from tomoloc.simulate.packing import Packing
 from tomoloc.simulate.recipe import Recipe
@@ -110,20 +110,28 @@ def list_membranes(
 
 
 def list_filaments(
-    recipe: Recipe, filaments: Sequence[Sequence[Filament]], *, grid: Volume, first: int
+    recipe: Recipe,
+    filaments: Sequence[Sequence[Filament]],
+    *,
+    subunits: Sequence[Reference],
+    grid: Volume,
+    first: int,
 ) -> Particles | None:
-    """Make the table of filaments' subunits: points on the centreline, inside the volume."""
+    """Make the table of filaments' subunits: points on the centreline, inside the volume.
+
+    Poses are those of the subunits' own frames, whose z axis is the helix's.
+    """
     if not recipe.filaments:
         return None
     tables = []
     number = first
-    for settings, group in zip(recipe.filaments, filaments, strict=True):
+    for settings, subunit, group in zip(recipe.filaments, subunits, filaments, strict=True):
         for filament in group:
             table = Particles(
                 position=filament.position,
                 label=settings.name,
                 tomogram=recipe.name,
-                rotation=filament.rotation,
+                rotation=filament.rotation * to_subunit(subunit),
                 extra={
                     "tomolocInstance": np.full(len(filament), number),
                     "tomolocArcLength": np.round(filament.arc_length, 3),

@@ -276,7 +276,7 @@ def turn_to(normal: FloatArray, *, spin: FloatArray | float = 0.0) -> Rotation:
     return Rotation.from_quat(turn) * Rotation.from_quat(about)
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(cache=True, nogil=True, fastmath={"contract"})
 def _height(waves: FloatArray, x: float, y: float, z: float) -> float:
     """Sum waves; the cosine is a series, good to 1e-7, as that of many runs at once."""
     total = 0.0

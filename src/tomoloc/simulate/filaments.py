@@ -153,8 +153,6 @@ def add_filaments(
     """
     if not filaments:
         return
-    # The subunit's own frame has its centre at any angle about z, not at x.
-    azimuth = np.arctan2(reference.center[1], reference.center[0])
     radial = np.array([np.hypot(*reference.center[:2]), 0, 0])
     rotation = Rotation.concatenate([filament.rotation for filament in filaments])
     center = np.concatenate([filament.position for filament in filaments]) + rotation.apply(radial)
@@ -165,7 +163,7 @@ def add_filaments(
         instances,
         [reference],
         index=Volume(data=density, voxel_spacing=voxel_spacing).to_index(center),
-        rotation=rotation * Rotation.from_euler("z", -azimuth),
+        rotation=rotation * to_subunit(reference),
         species=np.zeros(len(center), dtype=int),
         values=np.repeat(first + np.arange(len(filaments)), counts),
         labels=labels,
@@ -175,6 +173,11 @@ def add_filaments(
     surface = min(MOLECULAR_SURFACE, float(reference.potential.data.max()) / 2)
     joints = np.argwhere((own > surface) & (instances == 0))
     _fill_joints(instances, labels, joints, first, first + len(filaments) - 1)
+
+
+def to_subunit(reference: Reference) -> Rotation:
+    """Turn about z that takes the subunit's own frame to one with its centre towards x."""
+    return Rotation.from_euler("z", -np.arctan2(reference.center[1], reference.center[0]))
 
 
 class _Course(NamedTuple):
@@ -212,6 +215,11 @@ class _Drawing:
             spacing = 2 * _BUNDLE_SPACING * self.radius
             if settings.bundle_spacing is not None:
                 spacing = _number(settings.bundle_spacing) / self.voxel
+                if spacing < 2 * self.radius:
+                    raise ValueError(
+                        f"bundle_spacing of {settings.name} must be at least its diameter,"
+                        f" {2 * self.radius * self.voxel:.0f} Å; got {spacing * self.voxel:g}"
+                    )
             self.offsets = spacing * _hexagonal(int(_number(settings.bundle_size)))
         self.stiffness = self.helix.persistence_length / self.voxel
         self.step = min(0.5, self.stiffness / 50)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoloc.simulate.settings import Filaments, bounds
+from tomoloc.simulate.drawn import bounds
+from tomoloc.simulate.settings import Filaments
 from tomoloc.types import FloatArray, Structure, Volume
 
 __all__ = ["HELICES", "Helix", "find_helix", "make_subunit"]

@@ -14,8 +14,9 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from tomoloc.simulate.bilayers import Bilayer, draw_waves, settle
+from tomoloc.simulate.drawn import bounds
 from tomoloc.simulate.room import LUMEN, NO_ICE, Room
-from tomoloc.simulate.settings import Membranes, bounds
+from tomoloc.simulate.settings import Membranes
 from tomoloc.types import FloatArray, Volume
 
 __all__ = [

@@ -12,21 +12,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tomoloc.simulate.drawn import Choice, Range, check_kinds
 from tomoloc.simulate.settings import (
     BuiltIn,
     Carbon,
-    Choice,
     Contamination,
     Filaments,
     Gold,
     Membranes,
     Microscope,
     Part,
-    Range,
     Reconstruction,
     Species,
     Specimen,
-    check_kinds,
 )
 
 __all__ = [
@@ -86,6 +84,9 @@ class Recipe:
             raise ValueError(f"name must be a file name; got {self.name!r}")
         for name in ("membranes", "filaments", "species"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        factor, shape = self.reconstruction.binning, self.specimen.shape
+        if any(n % factor for n in shape):
+            raise ValueError(f"binning {factor} must divide the sides of the specimen; got {shape}")
         corrected = self.reconstruction.ctf_correction
         if not self.microscope.defocus_gradient and "flip-3d" in getattr(
             corrected, "one_of", (corrected,)

@@ -15,7 +15,8 @@ from tomoloc.physics.reconstruction import (
     phase_flip,
     sirt,
 )
-from tomoloc.simulate.settings import Reconstruction, bounds
+from tomoloc.simulate.drawn import bounds
+from tomoloc.simulate.settings import Reconstruction
 from tomoloc.types import TiltSeries, Tomogram
 
 __all__ = ["reconstruct"]

@@ -53,6 +53,7 @@ _STREAMS = {
     "filaments": 8,
     "membrane proteins": 9,
     "conformers": 10,
+    "counts": 11,
 }
 
 
@@ -323,7 +324,11 @@ class Simulator:
             recipe, scene.bilayers, grid=grid, ice=coverage, first=numbers["membranes"][0]
         )
         filaments = atlas.list_filaments(
-            recipe, scene.filaments, grid=grid, first=numbers["filaments"][0]
+            recipe,
+            scene.filaments,
+            subunits=[self._subunit(settings, recipe) for settings in recipe.filaments],
+            grid=grid,
+            first=numbers["filaments"][0],
         )
         centers = np.rint(grid.to_index(scene.packing.position)).astype(int)
         instances, labels = atlas.bin_instances(
@@ -355,7 +360,8 @@ class Simulator:
     ) -> Packing:
         """Place membrane proteins, then soluble particles."""
         specimen, variants = recipe.specimen, self._variants(recipe)
-        counts = np.array([_count(species, room) for species in recipe.species], dtype=float)
+        rng = _stream(recipe, "counts")
+        counts = np.array([_count(species, room, rng) for species in recipe.species], dtype=float)
         bound = np.array([s.location in _AT_MEMBRANES for s in recipe.species], dtype=bool)
         packings = []
         clearance = _number(specimen.clearance)
@@ -528,13 +534,15 @@ def _summarize(scene: Scene) -> dict[str, Any]:
     }
 
 
-def _count(species: Species, room: Room) -> float:
-    """How many particles a recipe asks for."""
+def _count(species: Species, room: Room, rng: np.random.Generator) -> float:
+    """How many particles a recipe asks for; fractions of one by chance."""
+    chance = rng.random()
     if species.concentration_um is None:
         count = _number(species.count)
     else:
         location = species.location if species.location in {"cytosol", "lumen"} else "anywhere"
-        count = round(_number(species.concentration_um) * _PER_MICROMOLAR * room.size(location))
+        expected = _number(species.concentration_um) * _PER_MICROMOLAR * room.size(location)
+        count = int(expected + chance)
     if count > _MOST_PARTICLES:
         raise ValueError(
             f"species {species.name}: {count:.4g} particles are too many; ask for at most"
@@ -545,6 +553,8 @@ def _count(species: Species, room: Room) -> float:
 
 def _report_missing(recipe: Recipe, packing: Packing) -> None:
     if recipe.specimen.fraction is not None:
+        if not recipe.species:
+            return
         wanted = _number(recipe.specimen.fraction)
         if packing.fraction < 0.9 * wanted:
             logger.warning(

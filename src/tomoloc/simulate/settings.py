@@ -6,12 +6,30 @@ then a value, an even range ``[low, high]`` or a choice ``{ one_of = [a, b, c] }
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
+from tomoloc.physics.detector import DETECTORS
+from tomoloc.simulate.drawn import (
+    COUNTED,
+    DRAWN,
+    WORD,
+    Choice,
+    Number,
+    Range,
+    Word,
+    bounds,
+    check_kinds,
+    check_label,
+    check_not_negative,
+    check_positive,
+    check_within,
+    check_word,
+    in_words,
+)
 from tomoloc.types import FloatArray
 
 __all__ = [
@@ -30,54 +48,9 @@ __all__ = [
     "Species",
     "Specimen",
     "Word",
-    "bounds",
-    "check_kinds",
 ]
 
-
-@dataclass(frozen=True)
-class Range:
-    """Numbers to draw from, evenly: ``[low, high]`` in TOML."""
-
-    low: float
-    high: float
-
-    def __post_init__(self) -> None:
-        if not (np.isfinite([self.low, self.high]).all() and self.low <= self.high):
-            raise ValueError(f"a range needs [low, high]; got [{self.low}, {self.high}]")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Values to draw from, each with the same chance: ``{ one_of = [...] }`` in TOML."""
-
-    one_of: tuple[Any, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "one_of", tuple(self.one_of))
-        if not self.one_of:
-            raise ValueError("one_of needs at least one value")
-
-
-Number = float | Range | Choice
-Word = str | Choice
-
 _MOST_IMAGES = 2000  # of a tilt series
-
-# Marks the fields that are drawn: numbers, numbers that count something, and words.
-_DRAWN = {"drawn": "number"}
-_COUNTED = {"drawn": "count"}
-_WORD = {"drawn": "word"}
-
-# What fields that are not drawn must hold, by their annotations.
-_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
-    "bool": (bool, "true or false"),
-    "str": (str, "a word"),
-    "int": (int, "a whole number"),
-    "int | None": (int, "a whole number"),
-    "float": ((int, float), "a number"),
-    "float | None": ((int, float), "a number"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +81,13 @@ class Specimen:
 
     shape: tuple[int, int, int]
     voxel_spacing: float = 10.0
-    thickness: Number | None = field(default=None, metadata=_DRAWN)
-    roughness: Number = field(default=0.0, metadata=_DRAWN)
-    inclination: Number = field(default=0.0, metadata=_DRAWN)
-    clearance: Number = field(default=10.0, metadata=_DRAWN)
+    thickness: Number | None = field(default=None, metadata=DRAWN)
+    roughness: Number = field(default=0.0, metadata=DRAWN)
+    inclination: Number = field(default=0.0, metadata=DRAWN)
+    clearance: Number = field(default=10.0, metadata=DRAWN)
     border: Literal["inside", "cut"] = "inside"
-    packing: Word = field(default="random", metadata=_WORD)
-    fraction: Number | None = field(default=None, metadata=_DRAWN)
+    packing: Word = field(default="random", metadata=WORD)
+    fraction: Number | None = field(default=None, metadata=DRAWN)
 
     def __post_init__(self) -> None:
         check_kinds(self)
@@ -124,13 +97,13 @@ class Specimen:
                 f"shape must be three whole numbers z, y, x from 8 on; got {self.shape!r}"
             )
         object.__setattr__(self, "shape", shape)
-        _check_positive(self, "voxel_spacing", "thickness", "fraction")
-        _check_not_negative(self, "roughness")
-        _check_within(self, "clearance", 0, 1000)
-        _check_within(self, "inclination", -45, 45)
-        _check_within(self, "fraction", 0, 1)
-        _check_word(self, "border", ("inside", "cut"))
-        _check_word(self, "packing", ("random", "tetris"))
+        check_positive(self, "voxel_spacing", "thickness", "fraction")
+        check_not_negative(self, "roughness")
+        check_within(self, "clearance", 0, 1000)
+        check_within(self, "inclination", -45, 45)
+        check_within(self, "fraction", 0, 1)
+        check_word(self, "border", ("inside", "cut"))
+        check_word(self, "packing", ("random", "tetris"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,44 +142,45 @@ class Microscope:
         Root mean square displacement in Å while an image is taken.
     """
 
-    tilt_min: Number = field(default=-60.0, metadata=_DRAWN)
-    tilt_max: Number = field(default=60.0, metadata=_DRAWN)
-    tilt_step: Number = field(default=3.0, metadata=_DRAWN)
-    scheme: Word = field(default="dose-symmetric", metadata=_WORD)
-    dose_e_per_a2: Number = field(default=120.0, metadata=_DRAWN)
-    defocus_um: Number = field(default=3.5, metadata=_DRAWN)
-    defocus_spread_um: Number = field(default=0.0, metadata=_DRAWN)
-    astigmatism_um: Number = field(default=0.0, metadata=_DRAWN)
+    tilt_min: Number = field(default=-60.0, metadata=DRAWN)
+    tilt_max: Number = field(default=60.0, metadata=DRAWN)
+    tilt_step: Number = field(default=3.0, metadata=DRAWN)
+    scheme: Word = field(default="dose-symmetric", metadata=WORD)
+    dose_e_per_a2: Number = field(default=120.0, metadata=DRAWN)
+    defocus_um: Number = field(default=3.5, metadata=DRAWN)
+    defocus_spread_um: Number = field(default=0.0, metadata=DRAWN)
+    astigmatism_um: Number = field(default=0.0, metadata=DRAWN)
     defocus_gradient: bool = True
-    voltage_kv: Number = field(default=300.0, metadata=_DRAWN)
-    spherical_aberration_mm: Number = field(default=2.7, metadata=_DRAWN)
-    amplitude_contrast: Number = field(default=0.07, metadata=_DRAWN)
-    phase_shift: Number = field(default=0.0, metadata=_DRAWN)
-    beam_tilt_mrad: Number = field(default=0.0, metadata=_DRAWN)
+    voltage_kv: Number = field(default=300.0, metadata=DRAWN)
+    spherical_aberration_mm: Number = field(default=2.7, metadata=DRAWN)
+    amplitude_contrast: Number = field(default=0.07, metadata=DRAWN)
+    phase_shift: Number = field(default=0.0, metadata=DRAWN)
+    beam_tilt_mrad: Number = field(default=0.0, metadata=DRAWN)
     energy_filter: bool = True
-    detector: Word = field(default="K3", metadata=_WORD)
-    detector_pixel: Number = field(default=2.0, metadata=_DRAWN)
-    tilt_error: Number = field(default=0.0, metadata=_DRAWN)
-    shift_error: Number = field(default=0.0, metadata=_DRAWN)
-    motion: Number = field(default=0.0, metadata=_DRAWN)
+    detector: Word = field(default="K3", metadata=WORD)
+    detector_pixel: Number = field(default=2.0, metadata=DRAWN)
+    tilt_error: Number = field(default=0.0, metadata=DRAWN)
+    shift_error: Number = field(default=0.0, metadata=DRAWN)
+    motion: Number = field(default=0.0, metadata=DRAWN)
 
     def __post_init__(self) -> None:
         check_kinds(self, "dose_e_per_a2")
-        _check_positive(self, "tilt_step", "dose_e_per_a2", "detector_pixel")
-        _check_within(self, "voltage_kv", 20, 3000)
-        _check_not_negative(
+        check_positive(self, "tilt_step", "dose_e_per_a2", "detector_pixel")
+        check_within(self, "voltage_kv", 20, 3000)
+        check_not_negative(
             self, "defocus_spread_um", "astigmatism_um", "tilt_error", "shift_error", "motion"
         )
-        _check_within(self, "tilt_min", -85, 85)
-        _check_within(self, "tilt_max", -85, 85)
-        _check_within(self, "amplitude_contrast", 0, 1)
-        _check_word(self, "scheme", ("dose-symmetric", "bidirectional", "continuous"))
+        check_within(self, "tilt_min", -85, 85)
+        check_within(self, "tilt_max", -85, 85)
+        check_within(self, "amplitude_contrast", 0, 1)
+        check_word(self, "scheme", ("dose-symmetric", "bidirectional", "continuous"))
+        check_word(self, "detector", tuple(DETECTORS))
         if bounds(self.tilt_min)[1] > bounds(self.tilt_max)[0]:
             raise ValueError("tilt_min must not exceed tilt_max")
         widest = bounds(self.tilt_max)[1] - bounds(self.tilt_min)[0]
         if widest > _MOST_IMAGES * bounds(self.tilt_step)[0]:
             raise ValueError(
-                f"tilt_step gives more than {_MOST_IMAGES} images; got {_words(self.tilt_step)}"
+                f"tilt_step gives more than {_MOST_IMAGES} images; got {in_words(self.tilt_step)}"
             )
 
     @property
@@ -240,34 +214,34 @@ class Reconstruction:
         Filter the tomogram: a Gaussian of one voxel, or the median of 3 x 3 x 3.
     """
 
-    method: Word = field(default="wbp", metadata=_WORD)
-    iterations: Number = field(default=10, metadata=_COUNTED)
-    roll_off: Number = field(default=0.9, metadata=_DRAWN)
-    ctf_correction: Word = field(default="none", metadata=_WORD)
+    method: Word = field(default="wbp", metadata=WORD)
+    iterations: Number = field(default=10, metadata=COUNTED)
+    roll_off: Number = field(default=0.9, metadata=DRAWN)
+    ctf_correction: Word = field(default="none", metadata=WORD)
     binning: int = 1
     halves: bool = False
-    denoise: Word = field(default="none", metadata=_WORD)
+    denoise: Word = field(default="none", metadata=WORD)
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        _check_positive(self, "iterations", "binning", "roll_off")
-        _check_within(self, "roll_off", 0, 1)
-        _check_word(self, "method", ("wbp", "sirt"))
-        _check_word(self, "ctf_correction", ("none", "flip", "flip-3d"))
-        _check_word(self, "denoise", ("none", "gaussian", "median"))
+        check_positive(self, "iterations", "binning", "roll_off")
+        check_within(self, "roll_off", 0, 1)
+        check_word(self, "method", ("wbp", "sirt"))
+        check_word(self, "ctf_correction", ("none", "flip", "flip-3d"))
+        check_word(self, "denoise", ("none", "gaussian", "median"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltIn:
     """A random complex: the arguments of `tomoloc.simulate.structures.make_complex`."""
 
-    seed: Number = field(metadata=_COUNTED)
-    mass_kda: Number | None = field(default=None, metadata=_DRAWN)
-    symmetry: Word | None = field(default=None, metadata=_WORD)
+    seed: Number = field(metadata=COUNTED)
+    mass_kda: Number | None = field(default=None, metadata=DRAWN)
+    symmetry: Word | None = field(default=None, metadata=WORD)
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        _check_not_negative(self, "seed")
+        check_not_negative(self, "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -342,9 +316,9 @@ class Species:
     """
 
     structure: str | BuiltIn | tuple[str, ...]
-    count: Number | None = field(default=None, metadata=_COUNTED)
-    concentration_um: Number | None = field(default=None, metadata=_DRAWN)
-    choose: Number | None = field(default=None, metadata=_COUNTED)
+    count: Number | None = field(default=None, metadata=COUNTED)
+    concentration_um: Number | None = field(default=None, metadata=DRAWN)
+    choose: Number | None = field(default=None, metadata=COUNTED)
     label: str = ""
     role: Literal["target", "distractor"] = "target"
     layer: int = 0
@@ -352,8 +326,8 @@ class Species:
     membrane: str = ""
     mass_kda: float | None = None
     assembly: bool = False
-    conformers: Number = field(default=0, metadata=_COUNTED)
-    rmsd: Number = field(default=3.0, metadata=_DRAWN)
+    conformers: Number = field(default=0, metadata=COUNTED)
+    rmsd: Number = field(default=3.0, metadata=DRAWN)
     parts: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
@@ -370,10 +344,10 @@ class Species:
         object.__setattr__(self, "parts", tuple(self.parts))
         if (self.count is None) == (self.concentration_um is None):
             raise ValueError("a species needs either count or concentration_um")
-        _check_not_negative(self, "count", "concentration_um", "conformers", "rmsd")
-        _check_positive(self, "mass_kda", "choose")
-        _check_word(self, "role", ("target", "distractor"))
-        _check_word(self, "location", get_args(Location))
+        check_not_negative(self, "count", "concentration_um", "conformers", "rmsd")
+        check_positive(self, "mass_kda", "choose")
+        check_word(self, "role", ("target", "distractor"))
+        check_word(self, "location", get_args(Location))
 
     @property
     def name(self) -> str:
@@ -408,24 +382,24 @@ class Membranes:
     label : str
     """
 
-    shape: Word = field(default="blob", metadata=_WORD)
-    count: Number = field(default=1, metadata=_COUNTED)
-    diameter: Number = field(default=800.0, metadata=_DRAWN)
-    elongation: Number = field(default=1.5, metadata=_DRAWN)
-    undulation: Number = field(default=20.0, metadata=_DRAWN)
-    thickness: Number = field(default=38.0, metadata=_DRAWN)
+    shape: Word = field(default="blob", metadata=WORD)
+    count: Number = field(default=1, metadata=COUNTED)
+    diameter: Number = field(default=800.0, metadata=DRAWN)
+    elongation: Number = field(default=1.5, metadata=DRAWN)
+    undulation: Number = field(default=20.0, metadata=DRAWN)
+    thickness: Number = field(default=38.0, metadata=DRAWN)
     label: str = "membrane"
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        _check_label(self)
-        _check_word(self, "shape", ("sphere", "ellipsoid", "blob", "tube", "sheet"))
-        _check_positive(self, "diameter", "elongation")
-        _check_within(self, "thickness", 10, 200)
-        _check_not_negative(self, "count", "undulation")
+        check_label(self)
+        check_word(self, "shape", ("sphere", "ellipsoid", "blob", "tube", "sheet"))
+        check_positive(self, "diameter", "elongation")
+        check_within(self, "thickness", 10, 200)
+        check_not_negative(self, "count", "undulation")
         if bounds(self.diameter)[0] <= bounds(self.thickness)[1]:
             raise ValueError(
-                f"diameter must exceed the bilayer's thickness; got {_words(self.diameter)}"
+                f"diameter must exceed the bilayer's thickness; got {in_words(self.diameter)}"
             )
 
 
@@ -461,12 +435,12 @@ class Filaments:
     """
 
     kind: Literal["actin", "microtubule", "cofilactin", "tmv", "helix"] = "actin"
-    count: Number = field(default=1, metadata=_COUNTED)
-    length: Number | None = field(default=None, metadata=_DRAWN)
-    persistence_length: Number | None = field(default=None, metadata=_DRAWN)
-    arrangement: Word = field(default="random", metadata=_WORD)
-    bundle_size: Number = field(default=7, metadata=_COUNTED)
-    bundle_spacing: Number | None = field(default=None, metadata=_DRAWN)
+    count: Number = field(default=1, metadata=COUNTED)
+    length: Number | None = field(default=None, metadata=DRAWN)
+    persistence_length: Number | None = field(default=None, metadata=DRAWN)
+    arrangement: Word = field(default="random", metadata=WORD)
+    bundle_size: Number = field(default=7, metadata=COUNTED)
+    bundle_spacing: Number | None = field(default=None, metadata=DRAWN)
     structure: str = ""
     rise: float | None = None
     twist: float | None = None
@@ -477,17 +451,17 @@ class Filaments:
     def __post_init__(self) -> None:
         check_kinds(self)
         object.__setattr__(self, "parts", tuple(self.parts))
-        _check_word(self, "kind", ("actin", "microtubule", "cofilactin", "tmv", "helix"))
+        check_word(self, "kind", ("actin", "microtubule", "cofilactin", "tmv", "helix"))
         if any(part.structure for part in self.parts):
             raise ValueError("parts of filaments must be chains of the subunit; got a structure")
-        _check_word(self, "arrangement", ("random", "bundle", "network"))
-        _check_word(self, "location", ("anywhere", "cytosol", "lumen"))
-        _check_positive(
+        check_word(self, "arrangement", ("random", "bundle", "network"))
+        check_word(self, "location", ("anywhere", "cytosol", "lumen"))
+        check_positive(
             self, "length", "persistence_length", "rise", "bundle_size", "bundle_spacing"
         )
-        _check_not_negative(self, "count")
-        _check_within(self, "rise", 0.5, 1000)
-        _check_within(self, "bundle_size", 1, 500)
+        check_not_negative(self, "count")
+        check_within(self, "rise", 0.5, 1000)
+        check_within(self, "bundle_size", 1, 500)
         if self.kind == "helix" and (not self.structure or None in (self.rise, self.twist)):
             raise ValueError("a helix needs structure, rise and twist")
 
@@ -512,17 +486,17 @@ class Gold:
     label : str
     """
 
-    count: Number = field(default=10, metadata=_COUNTED)
-    diameter: Number = field(default=100.0, metadata=_DRAWN)
-    location: Word = field(default="anywhere", metadata=_WORD)
+    count: Number = field(default=10, metadata=COUNTED)
+    diameter: Number = field(default=100.0, metadata=DRAWN)
+    location: Word = field(default="anywhere", metadata=WORD)
     label: str = "gold"
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        _check_label(self)
-        _check_not_negative(self, "count")
-        _check_positive(self, "diameter")
-        _check_word(self, "location", ("anywhere", "surface"))
+        check_label(self)
+        check_not_negative(self, "count")
+        check_positive(self, "diameter")
+        check_word(self, "location", ("anywhere", "surface"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -540,15 +514,15 @@ class Carbon:
     label : str
     """
 
-    hole_diameter: Number = field(default=12000.0, metadata=_DRAWN)
-    edge: Number = field(default=500.0, metadata=_DRAWN)
-    thickness: Number = field(default=120.0, metadata=_DRAWN)
+    hole_diameter: Number = field(default=12000.0, metadata=DRAWN)
+    edge: Number = field(default=500.0, metadata=DRAWN)
+    thickness: Number = field(default=120.0, metadata=DRAWN)
     label: str = "carbon"
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        _check_label(self)
-        _check_positive(self, "hole_diameter", "thickness")
+        check_label(self)
+        check_positive(self, "hole_diameter", "thickness")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -564,96 +538,12 @@ class Contamination:
     label : str
     """
 
-    count: Number = field(default=2, metadata=_COUNTED)
-    diameter: Number = field(default=600.0, metadata=_DRAWN)
+    count: Number = field(default=2, metadata=COUNTED)
+    diameter: Number = field(default=600.0, metadata=DRAWN)
     label: str = "contamination"
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        _check_label(self)
-        _check_not_negative(self, "count")
-        _check_positive(self, "diameter")
-
-
-def bounds(value: Number) -> tuple[float, float]:
-    """Least and greatest value that a number may be drawn as."""
-    if isinstance(value, Range):
-        return value.low, value.high
-    if isinstance(value, Choice):
-        lows, highs = zip(*(bounds(one) for one in value.one_of), strict=True)
-        return min(lows), max(highs)
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise ValueError(f"expected a number; got {value!r}")
-    return value, value
-
-
-def check_kinds(instance: Any, *unbounded: str) -> None:
-    """Check that the fields of settings hold what they are declared to hold.
-
-    Parameters
-    ----------
-    instance : dataclass
-        Settings or a recipe.
-    *unbounded : str
-        Names of numbers that may be infinite.
-
-    Raises
-    ------
-    ValueError
-        If a number is no number or infinite, a count no whole number, or a kind wrong.
-    """
-    for entry in fields(instance):
-        value, drawn = getattr(instance, entry.name), entry.metadata.get("drawn")
-        if value is None or drawn == "word":
-            continue
-        if drawn is not None:
-            numbers = bounds(value)
-        elif str(entry.type) in _KINDS:
-            kind, words = _KINDS[str(entry.type)]
-            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-                raise ValueError(f"{entry.name} must be {words}; got {value!r}")
-            numbers = (value, value) if isinstance(value, float) else (0, 0)
-        else:
-            continue
-        infinite = entry.name in unbounded and not np.isnan(numbers).any()
-        if not (np.isfinite(numbers).all() or infinite):
-            raise ValueError(f"{entry.name} must be finite; got {_words(value)}")
-        if drawn == "count" and any(number % 1 for number in numbers):
-            raise ValueError(f"{entry.name} must be a whole number; got {_words(value)}")
-
-
-def _check_label(instance: Any) -> None:
-    if not instance.label:
-        raise ValueError("label must not be empty")
-
-
-def _check_positive(instance: object, *names: str) -> None:
-    for name in names:
-        value = getattr(instance, name)
-        if value is not None and not bounds(value)[0] > 0:
-            raise ValueError(f"{name} must be positive; got {_words(value)}")
-
-
-def _check_not_negative(instance: object, *names: str) -> None:
-    for name in names:
-        value = getattr(instance, name)
-        if value is not None and not bounds(value)[0] >= 0:
-            raise ValueError(f"{name} must not be negative; got {_words(value)}")
-
-
-def _check_within(instance: object, name: str, low: float, high: float) -> None:
-    value = getattr(instance, name)
-    if value is not None and not low <= bounds(value)[0] <= bounds(value)[1] <= high:
-        raise ValueError(f"{name} must be from {low:g} to {high:g}; got {_words(value)}")
-
-
-def _check_word(instance: object, name: str, known: tuple[str, ...]) -> None:
-    value = getattr(instance, name)
-    for word in value.one_of if isinstance(value, Choice) else (value,):
-        if word not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}; got {word!r}")
-
-
-def _words(value: Number) -> str:
-    low, high = bounds(value)
-    return f"{low:g} to {high:g}" if low < high else f"{low:g}"
+        check_label(self)
+        check_not_negative(self, "count")
+        check_positive(self, "diameter")
