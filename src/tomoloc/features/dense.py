@@ -25,9 +25,6 @@ from tomoloc.tiling import Shape, Slices, Tile, Tiling, read_mirrored
 
 __all__ = ["DenseRun", "release"]
 
-_TENSORS_OF_A_TILE = 5
-"""As large as a level's widest, in memory at one time while a tile is computed."""
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DenseRun:
@@ -95,7 +92,7 @@ class DenseRun:
         tiling = Tiling(
             shape=self._level_shape(level),
             halo=self.network.reach_down(level),
-            max_voxels=self._points(level),
+            max_voxels=self._points_down(level),
         )
         out = self._room(level)
         for tile in progress(tiling.tiles(), f"level {level + 1}"):
@@ -123,7 +120,7 @@ class DenseRun:
             shape=self._level_shape(level),
             period=1 if top else 2,
             halo=0 if top else _round_up(self.network.reach_up(level), 2),
-            max_voxels=self._points(level),
+            max_voxels=self._points(5 * self.network.widths[level]),
         ).tiles()
 
     def _clipped(self, tile: Tile) -> tuple[Slices, Slices]:
@@ -144,10 +141,17 @@ class DenseRun:
         z, y, x = (_round_up(n, self.network.period) // step for n in self.data.shape)
         return z, y, x
 
-    def _points(self, level: int) -> int:
-        """Points of a level's tile."""
-        of_one = self.network.widths[level] * self._weight.element_size() * _TENSORS_OF_A_TILE
-        return max(self.tile_bytes // of_one, 1)
+    def _points_down(self, level: int) -> int:
+        """Points of a level's tile, on the way down, that fit into the memory of a tile."""
+        width = self.network.widths[level]
+        if level == 0:
+            return self._points(5 * width)
+        finer = 8 * self.network.widths[level - 1]  # of the eight points that one is made of
+        return self._points(max(2 * finer, finer + 4 * width))  # loading copies
+
+    def _points(self, numbers: int) -> int:
+        """Points of a tile that needs so many numbers for each."""
+        return max(self.tile_bytes // (numbers * self._weight.element_size()), 1)
 
     def _voxels(self, start: Shape, stop: Shape) -> Tensor:
         block = read_mirrored(self.data, start, stop)

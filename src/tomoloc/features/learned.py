@@ -34,7 +34,7 @@ _COARSEST = 2.0
 _FINEST = 0.2
 _LEAST_SIDE = 8
 """In voxels: of a tomogram, once rescaled."""
-_TILE_BYTES = 800 << 20
+_TILE_BYTES = 640 << 20
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
