@@ -19,6 +19,7 @@ __all__ = ["Validation", "validate"]
 
 _RADIUS = 50.0  # Å within which a pick is right
 _CANDIDATE = 0.1  # probability of a centre from which on it is looked at
+_AROUND = 16  # voxels of reflected matter
 _TARGETS = 7  # labels that are looked for in one tomogram, as in TomoTwin's tests
 
 
@@ -91,16 +92,19 @@ def _encode(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Embeddings (channel, z, y, x) and probabilities of centres (z, y, x) of a whole sample."""
     period = int(getattr(model, "period", 8))
-    missing = [-n % period for n in sample.data.shape]
-    data = np.pad(sample.data, [(0, n) for n in missing], mode="symmetric").astype(np.float32)
+    # The network meets its own borders in reflected matter, as it does in tiles of a tomogram.
+    around = -(-_AROUND // period) * period
+    pads = [(around, around + -n % period) for n in sample.data.shape]
+    data = np.pad(sample.data, pads, mode="symmetric").astype(np.float32)
     x = torch.from_numpy(data)[None, None].to(device, memory_format=torch.channels_last_3d)
     with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
         embedding, logit = model(x)
-    z, y, w = (n // STRIDE for n in sample.data.shape)
-    inside = np.zeros((z, y, w), dtype=bool)
+    first = around // STRIDE
+    kept = tuple(slice(first, first + n // STRIDE) for n in sample.data.shape)
+    inside = np.zeros([n // STRIDE for n in sample.data.shape], dtype=bool)
     inside[tuple(slice(*limits) for limits in sample.inside)] = True
-    probability = torch.sigmoid(logit[0, 0].float()).cpu().numpy()[:z, :y, :w]
-    vectors = embedding[0].float().cpu().numpy()[:, :z, :y, :w]
+    probability = torch.sigmoid(logit[0, 0].float()).cpu().numpy()[kept]
+    vectors = embedding[0].float().cpu().numpy()[(slice(None), *kept)]
     return vectors, np.where(inside, probability, 0)
 
 
