@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import mrcfile
 import numpy as np
 import pytest
 
@@ -158,3 +159,14 @@ def test_parts_that_cannot_be(tmp_path, rng):
     of_map = species(str(tmp_path / "map.mrc"), parts=(Part(label="arm", chains=("A",)),))
     with pytest.raises(ValueError, match="map has no chains; parts need an atomic structure"):
         make_references(of_map, voxel_spacing=SPACING, rng=rng)
+
+
+def test_a_map_without_a_voxel_size(tmp_path):
+    volume = make_potential(make_complex(5), voxel_spacing=7.0)
+    write_volume(volume, tmp_path / "map.mrc")
+    with mrcfile.open(tmp_path / "map.mrc", "r+") as file:
+        file.voxel_size = 0
+    with pytest.raises(ValueError, match="map_spacing in a recipe"):
+        load_structure(species(str(tmp_path / "map.mrc")))
+    asked = Species(structure=str(tmp_path / "map.mrc"), count=1, map_spacing=7.0)
+    assert load_structure(asked).voxel_spacing == 7.0

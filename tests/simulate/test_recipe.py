@@ -162,6 +162,8 @@ def test_shipped_recipes_are_valid():
             "'flip-3d' needs defocus_gradient",
         ),
         ("[microscope]", "[reconstruction]\nbinning = 3\n[microscope]", "binning 3 must divide"),
+        ("[microscope]", "[microscope]\nvoltage_kv = 300000", "voltage_kv must be from 20 to"),
+        ("[[species]]", "[[membranes]]\ndiameter = 900\n[[species]]", "would not show in 800 Å"),
         ("[microscope]", "[microscope]\ndetector = 'K9'", "detector must be one of ideal, K2"),
         ("count = 4", "count = 4\nparts = 3", "must be a list of tables"),
         ("count = 4", "count = 4\nrole = 'bait'", "role must be one of target, distractor"),
@@ -219,10 +221,15 @@ def test_unknown_and_broken_files(tmp_path):
         read_recipe("crowdd")
     with pytest.raises(FileNotFoundError):
         read_recipe(tmp_path / "none.toml")
+    (tmp_path / "binary.toml").write_bytes(bytes(range(256)))
+    with pytest.raises(ValueError, match=r"binary\.toml is no text"):
+        read_recipe(tmp_path / "binary.toml")
     broken = tmp_path / "broken.toml"
     broken.write_text("name = ")
     with pytest.raises(ValueError, match=r"broken\.toml is no valid TOML"):
         read_recipe(broken)
+    with pytest.raises(ValueError, match=r"did you mean the file .*broken\.toml\?"):
+        read_recipe(tmp_path / "broken")
 
 
 def test_a_recipe_needs_no_file():
@@ -250,6 +257,7 @@ count = [2, 5]
 
 [[membranes]]
 label = "er"
+diameter = 300
 shape = { one_of = ["sphere", "tube"] }
 
 [[filaments]]
@@ -285,7 +293,9 @@ def full(tmp_path):
 
 def test_every_table_makes_the_round_trip(full):
     assert full.gold.count == Range(2, 5)
-    assert full.membranes == (Membranes(label="er", shape=Choice(("sphere", "tube"))),)
+    assert full.membranes == (
+        Membranes(label="er", diameter=300, shape=Choice(("sphere", "tube"))),
+    )
     assert full.filaments == (
         Filaments(kind="cofilactin", parts=(Part(label="cofilin", chains=("B",)),)),
     )

@@ -331,6 +331,10 @@ def test_the_table_turns_a_filaments_subunit_to_its_place(cell):
         species=np.zeros(len(kind), int),
     )
     own = np.isin(cell.instances.data, np.unique(cell.filaments.extra["tomolocInstance"][kind]))
+    # The table ends where the volume does; what is left out of it shows a little at the sides.
+    own[:, [0, 1, 2, 3, -4, -3, -2, -1]] = own[:, :, [0, 1, 2, 3, -4, -3, -2, -1]] = False
+    own[[0, 1, 2, 3, -4, -3, -2, -1]] = False
+    assert own.sum() > 50
     assert np.corrcoef(density[own], cell.density.data[own])[0, 1] > 0.9
 
 

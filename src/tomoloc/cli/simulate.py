@@ -79,6 +79,8 @@ def simulate(
         if value < 1:
             raise ValueError(f"{option} must be at least 1; got {value}")
     asked = read_recipe(recipe)
+    if seed is not None and seed < 0:
+        raise ValueError(f"--seed must not be negative; got {seed}")
     plans = numbered_recipes(asked, number=number, seed=seed)
     extras = ["tilt_series.mrc"] * tilt_series + ["density.mrc"] * density
     finished = {

@@ -196,7 +196,7 @@ def _pair_tomograms(
     if ours and len(strangers) == len(ours):
         raise ValueError(
             f"no tomogram is common to both: the picks are from {_few(ours)},"
-            f" the truth is of {_few(known)}; rename one of them"
+            f" the truth is of {_few(known)}; give the truth of that tomogram alone, or rename"
         )
     notes = []
     if strangers:

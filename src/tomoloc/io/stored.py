@@ -37,7 +37,7 @@ ANGSTROM_PER_UNIT = {
     "millimeter": 1e7, "mm": 1e7,
     "meter": 1e10, "m": 1e10,
 }  # fmt: skip
-WHAT_TO_DO = "pass --voxel-spacing in angstrom (voxel_spacing= in Python)"
+WHAT_TO_DO = "pass --voxel-spacing in angstrom (voxel_spacing= in Python, map_spacing in a recipe)"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -48,7 +48,9 @@ NUCLEOTIDES = {"A": 22, "C": 20, "G": 23, "U": 20, "T": 20, "I": 22}
 UNKNOWN_AMINO_ACID, UNKNOWN_NUCLEOTIDE = 8, 21
 
 
-def read_structure(source: str | Path, *, assembly: bool = False) -> Structure | Volume:
+def read_structure(
+    source: str | Path, *, assembly: bool = False, voxel_spacing: float | None = None
+) -> Structure | Volume:
     """Read an atomic structure or a density map.
 
     Of an atomic structure, the first model and the first alternate conformation are taken, without
@@ -63,6 +65,8 @@ def read_structure(source: str | Path, *, assembly: bool = False) -> Structure |
         `cache_folder()`.
     assembly : bool
         Whether to build the first biological assembly that the file states.
+    voxel_spacing : float, optional
+        Of a density map whose header states none, or a wrong one.
 
     Returns
     -------
@@ -79,13 +83,14 @@ def read_structure(source: str | Path, *, assembly: bool = False) -> Structure |
     """
     if not _is_code(source) and _ending(source) not in ENDINGS:
         if _ending(source) not in MRC_ENDINGS:
+            code = f"; did you mean pdb:{source}?" if _looks_like_code(source) else ""
             raise ValueError(
                 f"{source}: expected a structure ({', '.join(ENDINGS)}, also .gz), a density map"
-                f" ({', '.join(MRC_ENDINGS)}) or a code such as pdb:1bxn"
+                f" ({', '.join(MRC_ENDINGS)}) or a code such as pdb:1bxn{code}"
             )
         if assembly:
             raise ValueError(f"{source}: a density map has no biological assembly to build")
-        return read_volume(source)
+        return read_volume(source, voxel_spacing=voxel_spacing)
     path, name = _locate(source)
     return _make_structure(_read_model(path, assembly=assembly), name=name, path=path)
 
@@ -214,6 +219,10 @@ def download_structure(
 
 def _is_code(source: str | Path) -> bool:
     return str(source).lower().startswith("pdb:")
+
+
+def _looks_like_code(source: str | Path) -> bool:
+    return re.fullmatch(r"[1-9][A-Za-z0-9]{3}", Path(source).name) is not None
 
 
 def _ending(source: str | Path) -> str:

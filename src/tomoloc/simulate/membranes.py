@@ -33,6 +33,7 @@ _SHAPES_TRIED = 20
 _CENTERS = 512  # tried for one shape before another is drawn
 _GAP = 10.0  # Å between the head groups of a bilayer and what else is there
 _DENTS = 0.1  # rms of a blob's dents, in radii
+_UNDULATION = 20.0  # Å rms, where none is asked for
 _STEEPEST = 0.08  # rms of undulations, at most, in mean wavelengths: no folds, no sharp bends
 _SHORTEST = 300.0  # Å; wavelength
 
@@ -229,7 +230,10 @@ def _make(
         wavelengths = _SHORTEST, max(float(size.max()), 2 * _SHORTEST)
     wavelengths = min(wavelengths), wavelengths[1]
     waves = draw_waves(rng, wavelengths=wavelengths, flat=shape == "sheet")
-    rms = min(bounds(settings.undulation)[0], _STEEPEST * float(np.mean(wavelengths)))
+    asked = 0.0 if shape in {"sphere", "ellipsoid"} else _UNDULATION
+    if settings.undulation is not None:
+        asked = bounds(settings.undulation)[0]
+    rms = min(asked, _STEEPEST * float(np.mean(wavelengths)))
     if shape == "blob":
         dents = draw_waves(rng, wavelengths=(1.4 * radius, 2.6 * radius), flat=False)
         waves[4] *= rms

@@ -38,7 +38,10 @@ def load_structure(species: Species) -> Structure | Volume:
     if isinstance(structure, tuple):
         raise ValueError(f"species {species.name} has several structures; resolve the recipe first")
     if not isinstance(structure, BuiltIn):
-        return _add_parts(read_structure(structure, assembly=species.assembly), species.parts)
+        source = read_structure(
+            structure, assembly=species.assembly, voxel_spacing=species.map_spacing
+        )
+        return _add_parts(source, species.parts)
     mass, symmetry = structure.mass_kda, structure.symmetry
     if symmetry is not None and not isinstance(symmetry, str):
         raise ValueError(f"species {species.name}: expected one symmetry; resolve the recipe first")

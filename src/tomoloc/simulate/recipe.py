@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tomoloc.simulate.drawn import Choice, Range, check_kinds
+from tomoloc.simulate.drawn import Choice, Range, bounds, check_kinds
 from tomoloc.simulate.settings import (
     BuiltIn,
     Carbon,
@@ -87,6 +87,13 @@ class Recipe:
         factor, shape = self.reconstruction.binning, self.specimen.shape
         if any(n % factor for n in shape):
             raise ValueError(f"binning {factor} must divide the sides of the specimen; got {shape}")
+        extent = max(shape) * self.specimen.voxel_spacing
+        for item in self.membranes:
+            if item.shape != "sheet" and bounds(item.diameter)[1] > extent:
+                raise ValueError(
+                    f"{item.label} of {bounds(item.diameter)[1]:g} Å would not show in"
+                    f" {extent:g} Å of ice; make it smaller, or take shape = 'sheet'"
+                )
         corrected = self.reconstruction.ctf_correction
         if not self.microscope.defocus_gradient and "flip-3d" in getattr(
             corrected, "one_of", (corrected,)
@@ -160,11 +167,18 @@ def read_recipe(source: str | Path) -> Recipe:
     path = Path(source)
     if path.suffix != ".toml" and not path.is_file():
         names = ", ".join(shipped_recipes())
+        beside = path.with_name(f"{path.name}.toml")
+        if beside.is_file():
+            raise ValueError(f"no recipe is called {source}; did you mean the file {beside}?")
         raise ValueError(
             f"no recipe is called {source}{_hint(str(source), list(shipped_recipes()))};"
             f" shipped are {names}. Your own needs a name that ends in .toml"
         )
-    return recipe_from_mapping(_parse(path.read_text("utf-8"), str(path)), folder=path.parent)
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text; expected a recipe in TOML") from error
+    return recipe_from_mapping(_parse(text, str(path)), folder=path.parent)
 
 
 def shipped_recipes() -> dict[str, Recipe]:

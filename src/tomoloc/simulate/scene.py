@@ -404,6 +404,7 @@ class Simulator:
             key: tuple[Any, ...] = (
                 species.structure,
                 species.mass_kda,
+                species.map_spacing,
                 species.assembly,
                 species.parts,
                 recipe.specimen.voxel_spacing,

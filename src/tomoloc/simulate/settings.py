@@ -173,6 +173,7 @@ class Microscope:
         check_within(self, "tilt_min", -85, 85)
         check_within(self, "tilt_max", -85, 85)
         check_within(self, "amplitude_contrast", 0, 1)
+        check_within(self, "voltage_kv", 20, 2000)
         check_word(self, "scheme", ("dose-symmetric", "bidirectional", "continuous"))
         check_word(self, "detector", tuple(DETECTORS))
         if bounds(self.tilt_min)[1] > bounds(self.tilt_max)[0]:
@@ -306,6 +307,8 @@ class Species:
         Label of the membranes meant by `location`; all by default.
     mass_kda : float, optional
         Of the molecule in a density map, whose units are arbitrary (`normalize_map`).
+    map_spacing : float, optional
+        Voxel spacing of a density map, where its header states none or a wrong one.
     assembly : bool
         Whether to build the first biological assembly that a structure file states.
     conformers : int
@@ -325,6 +328,7 @@ class Species:
     location: Location = "anywhere"
     membrane: str = ""
     mass_kda: float | None = None
+    map_spacing: float | None = None
     assembly: bool = False
     conformers: Number = field(default=0, metadata=COUNTED)
     rmsd: Number = field(default=3.0, metadata=DRAWN)
@@ -345,7 +349,7 @@ class Species:
         if (self.count is None) == (self.concentration_um is None):
             raise ValueError("a species needs either count or concentration_um")
         check_not_negative(self, "count", "concentration_um", "conformers", "rmsd")
-        check_positive(self, "mass_kda", "choose")
+        check_positive(self, "mass_kda", "map_spacing", "choose")
         check_word(self, "role", ("target", "distractor"))
         check_word(self, "location", get_args(Location))
 
@@ -375,8 +379,9 @@ class Membranes:
         Of the middle of the bilayer; of a tube, across it. Sheets have none.
     elongation : float
         Longest to shortest axis of ellipsoids, and length to diameter of tubes.
-    undulation : float
-        Root mean square height of smooth undulations of the surface, in Å.
+    undulation : float, optional
+        Root mean square height of smooth undulations of the surface, in Å; by default 20, and none
+        for spheres and ellipsoids.
     thickness : float
         From the head groups of one leaflet to those of the other.
     label : str
@@ -386,7 +391,7 @@ class Membranes:
     count: Number = field(default=1, metadata=COUNTED)
     diameter: Number = field(default=800.0, metadata=DRAWN)
     elongation: Number = field(default=1.5, metadata=DRAWN)
-    undulation: Number = field(default=20.0, metadata=DRAWN)
+    undulation: Number | None = field(default=None, metadata=DRAWN)
     thickness: Number = field(default=38.0, metadata=DRAWN)
     label: str = "membrane"
 
