@@ -10,7 +10,9 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -21,7 +23,7 @@ from torch import nn
 
 from tomoloc.nn.encoder import DenseEncoder
 from tomoloc.progress import progress
-from tomoloc.train.augment import Augmenting, augment, draw_augmentations
+from tomoloc.train.augment import Augmentation, Augmenting, augment, draw_augmentations
 from tomoloc.train.checkpoints import Average, Log, as_model, read_checkpoint, write_checkpoint
 from tomoloc.train.losses import center_loss, contrastive_loss, neighbour_accuracy
 from tomoloc.train.patches import Batch, Patching, Prepared, draw_batch, prepare
@@ -243,30 +245,63 @@ def train(
     training = _Training(model, settings, folder, device)
     training.resume()
     held_out = [_prepared(sample, settings) for sample in validation]
-    ring: deque[Prepared] = deque(maxlen=settings.ring)
-    made = max(0, settings.samples_at(training.step) - settings.ring)
-    samples = source(made)
     end = training.step if training.has_stalled else settings.steps
-    steps = progress(range(training.step, end), "training")
-    report = Report(training.step, made, None, training.best, finished=True)
-    for step in steps:
-        started = time.monotonic()
-        while made < settings.samples_at(step):
-            ring.append(_prepared(_next(samples), settings))
-            made += 1
-        training.learn(ring, waited=time.monotonic() - started)
-        last = training.step == settings.steps
-        if last or training.step % settings.validate_every == 0:
-            scores = training.validate(held_out) if held_out else None
-            stop = last or training.has_stalled
-            report = Report(training.step, made, scores, training.best, finished=stop)
-            if publish is not None:
-                publish(training.averaged(), report)
-            if stop:
-                break
-        training.save(settings.checkpoint_minutes)
+    left = range(training.step, end)
+    with closing(_ahead(_feed(source, settings, left))) as feed:
+        for food, waited in progress(feed, "training", total=len(left)):
+            training.learn(food, waited=waited)
+            last = training.step == settings.steps
+            if last or training.step % settings.validate_every == 0:
+                scores = training.validate(held_out) if held_out else None
+                stop = last or training.has_stalled
+                report = Report(training.step, food.samples, scores, training.best, stop)
+                if publish is not None:
+                    publish(training.averaged(), report)
+                if stop:
+                    break
+            training.save(settings.checkpoint_minutes)
     training.save(0)
     return training.averaged()
+
+
+class _Food(NamedTuple):
+    """What a step learns from, and how many samples have been taken for it."""
+
+    batch: Batch
+    changes: list[Augmentation]
+    samples: int
+
+
+def _feed(source: Source, settings: TrainSettings, steps: range) -> Generator[_Food]:
+    """Take samples when they are due, and draw a batch for each step."""
+    ring: deque[Prepared] = deque(maxlen=settings.ring)
+    made = max(0, settings.samples_at(steps.start) - settings.ring)
+    samples = source(made) if steps else iter(())
+    try:
+        for step in steps:
+            while made < settings.samples_at(step):
+                ring.append(_prepared(_next(samples), settings))
+                made += 1
+            rng = np.random.default_rng([settings.seed, step])
+            batch = draw_batch(ring, patching=settings.patching, rng=rng)
+            changes = draw_augmentations(len(batch.data), augmenting=settings.augmenting, rng=rng)
+            yield _Food(batch, changes, made)
+    finally:
+        if isinstance(samples, Generator):
+            samples.close()
+
+
+def _ahead(feed: Generator[_Food]) -> Generator[tuple[_Food, float]]:
+    """Make the food of the next step in a thread, and tell how long each one was waited for."""
+    with closing(feed), ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, feed, None)
+        while True:
+            started = time.monotonic()
+            food = coming.result()
+            if food is None:
+                return
+            coming = pool.submit(next, feed, None)
+            yield food, time.monotonic() - started
 
 
 class _Training:
@@ -325,18 +360,16 @@ class _Training:
             f"; changed: {', '.join(changed)}" if changed else "",
         )  # fmt: skip
 
-    def learn(self, ring: Sequence[Prepared], *, waited: float) -> None:
+    def learn(self, food: _Food, *, waited: float) -> None:
         """Make one step."""
         settings, started = self.settings, time.monotonic()
-        rng = np.random.default_rng([settings.seed, self.step])
-        batch = draw_batch(ring, patching=settings.patching, rng=rng)
-        changes = draw_augmentations(len(batch.data), augmenting=settings.augmenting, rng=rng)
+        batch = food.batch
         rate = learning_rate(self.step, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
         with torch.no_grad():
-            data = augment(torch.from_numpy(batch.data).to(self.device), changes)[:, None]
+            data = augment(torch.from_numpy(batch.data).to(self.device), food.changes)[:, None]
         contrastive, center, accuracy = self._losses(data, batch)
         loss = contrastive + settings.center_weight * center
         if not bool(torch.isfinite(loss)):

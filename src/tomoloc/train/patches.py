@@ -92,7 +92,7 @@ class Patching:
     heat_sigma : float
         Of the Gaussian that stands for a centre, in voxels.
     margin : int
-        Grid points at a patch's borders whose embeddings are not compared.
+        Grid points at a patch's borders that are not learned from, as too little is seen there.
     points, background, matter : int
         At most so many points of each particle; so many of ice and as many beside centres in each
         patch; and at most so many of each kind of other matter in each patch.
@@ -302,10 +302,11 @@ def _cut(sample: Prepared, start: IntArray, patching: Patching) -> _Cut:
     first = start // STRIDE
     gz, gy, gx = (slice(a, a + n) for a, n in zip(first, grid, strict=True))
     inside = np.zeros(grid, dtype=bool)
-    limits = zip(first, grid, sample.inside, strict=True)
-    inside[
-        tuple(slice(max(0, low - a), max(0, min(n, high - a))) for a, n, (low, high) in limits)
-    ] = True
+    limits = []
+    for a, n, (low, high) in zip(first, grid, sample.inside, strict=True):
+        margin = patching.margin
+        limits.append(slice(max(margin, low - a), max(0, min(n - margin, high - a))))
+    inside[tuple(limits)] = True
     owner, distance = _nearest(sample.index - start, grid)
     return _Cut(
         data=sample.data[z, y, x].astype(np.float32),
@@ -358,9 +359,7 @@ def _choose_points(
 ) -> list[tuple[int, int, int]]:
     """Choose the points to compare: (flat place, label, row of a particle or -1)."""
     owner, distance = cut.owner.reshape(-1), cut.distance.reshape(-1)
-    within = np.zeros_like(cut.inside)
-    within[tuple(slice(patching.margin, n - patching.margin) for n in within.shape)] = True
-    inside, matter = (cut.inside & within).reshape(-1), cut.matter.reshape(-1)
+    inside, matter = cut.inside.reshape(-1), cut.matter.reshape(-1)
     known = np.append(cut.sample.usable, True)[owner]  # the last is for owner -1
     chosen: list[tuple[int, int, int]] = []
     at_center = rng.permutation(
