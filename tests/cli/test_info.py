@@ -92,7 +92,7 @@ def test_what_a_volume_lacks(facts, tomogram, tmp_path, particles):
     assert found["voxel_spacing"] is None
     assert found["lacks"] == [
         "voxel size not recorded (header says 0); pass --voxel-spacing in angstrom"
-        " (voxel_spacing= in Python)"
+        " (voxel_spacing= in Python, map_spacing in a recipe)"
     ]
     particles[3, 4, 5] = np.nan
     np.save(tmp_path / "a.npy", particles)
