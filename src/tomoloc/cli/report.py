@@ -1,4 +1,4 @@
-"""`tomoloc report`: look at picks."""
+"""`tomoloc report`: look at picks, or at simulated samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def report(
     diameter: float | None = None,
     pictures: int = 20,
 ) -> None:
-    """Make a page of pictures and scores from a folder of picks.
+    """Make a page of pictures and scores from a folder of picks, or of simulated samples.
 
     Writes FOLDER/report.html, which needs no other file, and FOLDER/pictures, and prints the
     page's path.
@@ -25,7 +25,7 @@ def report(
     Parameters
     ----------
     folder
-        Folder that tomoloc pick wrote.
+        Folder that tomoloc pick or tomoloc simulate wrote.
     truth
         Particle file or folder to score against; by default particles.star beside the
         tomograms, where there is one.
@@ -34,16 +34,20 @@ def report(
     diameter
         Of the particles in Å; that of the run by default.
     pictures
-        How many tomograms are shown; all are counted.
+        How many tomograms are shown; all picks are counted.
     """
     from tomoloc.progress import show_progress
     from tomoloc.report.picks import report_picks
+    from tomoloc.report.samples import find_samples, report_samples
 
     for name, value in (("--radius", radius), ("--diameter", diameter)):
         if value is not None and not value > 0:
             raise ValueError(f"{name} must be positive (angstrom); got {value}")
     with show_progress(sys.stderr.isatty()):
-        page = report_picks(
-            folder, truth=truth, radius=radius, diameter=diameter, n_pictures=pictures
-        )
+        if find_samples(folder):
+            page = report_samples(folder, n_pictures=pictures)
+        else:
+            page = report_picks(
+                folder, truth=truth, radius=radius, diameter=diameter, n_pictures=pictures
+            )
     sys.stdout.write(f"{page}\n")
