@@ -23,11 +23,14 @@ from typing import Any
 
 import numpy as np
 
+from tomoloc.io.structures import read_structure
 from tomoloc.simulate.recipe import Recipe, read_recipe
 from tomoloc.simulate.scene import Simulator, draw_seed
 from tomoloc.simulate.settings import BuiltIn, Species
 from tomoloc.simulate.stream import map_in_order
-from tomoloc.types import Sample
+from tomoloc.types import Sample, Structure
+
+logger = logging.getLogger("tomoloc.training")
 
 FOLDER = Path(__file__).with_name("general")
 ENDINGS = (".pdb", ".ent", ".cif", ".mmcif")
@@ -37,6 +40,10 @@ POOL = 22
 """Species of one group, of which a scene has some."""
 MASSES = (40.0, 1500.0)
 """Of random complexes, in kDa, evenly in their logarithm."""
+LARGEST, HEAVIEST = 420.0, 92
+"""Diameter in Å and atomic number, beyond which structures are left out."""
+ATTEMPTS = 5
+"""Scenes that may fail, one after the other."""
 NEVER_TRAINED_ON = 10**9
 """Random complexes from this seed on are for validation."""
 
@@ -70,6 +77,8 @@ class Groups:
     plan: tuple[str, ...] = PLAN
     first_complex: int = 0
     simulator: Simulator | None = field(default=None, init=False)
+    unfit: dict[str, str] = field(default_factory=dict, init=False)
+    """Why files cannot be used, or nothing, of those that have been read."""
 
     def __call__(self, number: int) -> list[Sample]:
         """Make the samples of a group."""
@@ -77,10 +86,22 @@ class Groups:
         pool = self.draw_pool(rng)
         samples = []
         for place, scene in enumerate(self.plan):
-            recipe = fill(read_recipe(FOLDER / "scenes" / f"{scene}.toml"), pool, rng)
             name = f"{scene}_{number}_{place}"
-            samples.append(self.make(recipe.resolve(draw_seed(rng), name=name)))
+            samples.append(self.make_one(name, pool, rng))
         return samples
+
+    def make_one(self, name: str, pool: list[Species], rng: np.random.Generator) -> Sample:
+        """Make a sample; where a scene cannot be made, another one of its kind."""
+        path = FOLDER / "scenes" / f"{name.partition('_')[0]}.toml"
+        problem = None
+        for _ in range(ATTEMPTS):
+            recipe = fill(read_recipe(path), pool, rng)
+            try:
+                return self.make(recipe.resolve(draw_seed(rng), name=name))
+            except ValueError as error:
+                logger.warning("%s is drawn anew: %s", name, error)
+                problem = error
+        raise ValueError(f"{path} gave no scene {ATTEMPTS} times") from problem
 
     def draw_pool(self, rng: np.random.Generator) -> list[Species]:
         """Draw the species of a group."""
@@ -89,13 +110,22 @@ class Groups:
         pool = [
             Species(structure=self.files[i], label=Path(self.files[i]).name.split(".")[0], count=1)
             for i in chosen
+            if not self.reason_against(self.files[i])
         ]
-        for seed in rng.integers(NEVER_TRAINED_ON, size=POOL - n_files).tolist():
+        for seed in rng.integers(NEVER_TRAINED_ON, size=POOL - len(pool)).tolist():
             mass = float(np.exp(rng.uniform(*np.log(MASSES))))
             structure = BuiltIn(seed=self.first_complex + seed, mass_kda=round(mass, 1))
             # The same seed with another mass is another complex.
             pool.append(Species(structure=structure, label=f"{seed}-{mass:.0f}", count=1))
         return [pool[i] for i in rng.permutation(len(pool))]
+
+    def reason_against(self, file: str) -> str:
+        """Tell why a structure cannot be simulated; empty if it can."""
+        if file not in self.unfit:
+            self.unfit[file] = _find_fault(file)
+            if self.unfit[file]:
+                logger.warning("%s is left out: %s", file, self.unfit[file])
+        return self.unfit[file]
 
     def make(self, recipe: Recipe) -> Sample:
         """Simulate, and keep what is trained on."""
@@ -109,6 +139,20 @@ class Groups:
             legend=sample.legend,
             summary=sample.summary,
         )
+
+
+def _find_fault(file: str) -> str:
+    try:
+        structure = read_structure(file)
+    except (ValueError, OSError) as error:
+        return str(error)
+    if not isinstance(structure, Structure):
+        return "it has no atoms"
+    if structure.atomic_number.max() > HEAVIEST:
+        return f"it has an element of number {structure.atomic_number.max()}"
+    if structure.diameter > LARGEST:
+        return f"its diameter is {structure.diameter:.0f} Å"
+    return ""
 
 
 def fill(recipe: Recipe, pool: list[Species], rng: np.random.Generator) -> Recipe:

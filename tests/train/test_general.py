@@ -29,7 +29,9 @@ def general():
 
 @pytest.fixture
 def groups(general):
-    return general.Groups(seed=3, files=tuple(f"/structures/{i}.pdb.gz" for i in range(40)))
+    groups = general.Groups(seed=3, files=tuple(f"/structures/{i}.pdb.gz" for i in range(40)))
+    groups.unfit = dict.fromkeys(groups.files, "")
+    return groups
 
 
 def identity(species):
@@ -51,6 +53,28 @@ def test_a_group_shares_its_species(general, groups, rng):
         for one in filled.species:
             assert by_label[one.label] == identity(one)
         assert {one.location for one in filled.species} == {p.location for p in recipe.species}
+
+
+def test_structures_that_cannot_be_simulated_are_left_out(general, tmp_path, caplog):
+    def write(name, element, far):
+        line = "ATOM  {:5d}  X   ALA A{:4d}    {:8.3f}{:8.3f}{:8.3f}  1.00  0.00          {:>2}\n"
+        (tmp_path / name).write_text(
+            line.format(1, 1, 0.0, 0.0, 0.0, "C") + line.format(2, 2, far, 0.0, 0.0, element)
+        )
+        return str(tmp_path / name)
+
+    files = (
+        write("good.pdb", "N", 5.0),
+        write("odd.pdb", "OG", 5.0),
+        write("long.pdb", "C", 600.0),
+    )
+    (tmp_path / "bad.cif").write_text("nonsense")
+    groups = general.Groups(seed=3, files=(*files, str(tmp_path / "bad.cif")), share=1.0)
+    pool = groups.draw_pool(np.random.default_rng(1))
+    assert len(pool) == general.POOL
+    assert [one.structure for one in pool if isinstance(one.structure, str)] == [files[0]]
+    assert "an element of number 118" in caplog.text
+    assert "its diameter is 600 Å" in caplog.text
 
 
 def test_groups_differ_and_come_again(groups):
