@@ -32,7 +32,9 @@ class Augmenting:
         Standard deviation of a constant that is added.
     white_noise, coloured_noise : float
         Greatest standard deviation of noise: white, and with the patch's own spectrum, as less
-        dose gives. Each is added to half of the patches.
+        dose gives.
+    noisy : float
+        Fraction of patches to which each kind of noise is added.
     tilt : tuple of float
         Range of the tilt angle beyond which the missing wedge is widened, in degrees.
     tilted : float
@@ -49,8 +51,9 @@ class Augmenting:
 
     gain: float = 0.15
     offset: float = 0.1
-    white_noise: float = 0.5
-    coloured_noise: float = 0.6
+    white_noise: float = 0.4
+    coloured_noise: float = 0.5
+    noisy: float = 0.35
     tilt: Bounds = (38.0, 58.0)
     tilted: float = 0.25
     coarseness: Bounds = (1.05, 1.35)
@@ -82,7 +85,7 @@ def draw_augmentations(
     drawn = []
     for _ in range(number):
         noises = [
-            rng.uniform(0, most) if rng.random() < 0.5 else 0.0
+            rng.uniform(0, most) if rng.random() < augmenting.noisy else 0.0
             for most in (augmenting.white_noise, augmenting.coloured_noise)
         ]
         tilt, coarseness = rng.uniform(*augmenting.tilt), rng.uniform(*augmenting.coarseness)
