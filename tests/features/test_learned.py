@@ -37,14 +37,15 @@ def make_tomogram(shape=(42, 51, 70), *, seed=1, spacing=SPACING):
 
 
 def encode_whole(model, tomogram):
-    """What the network gives when it sees the whole at once."""
+    """What the network gives when it sees the whole, mirrored at its sides, at once."""
     period = model.network.period
-    padded = tuple(-(-n // period) * period for n in tomogram.shape)
-    x = torch.from_numpy(read_mirrored(standardise(tomogram.data), (0, 0, 0), padded))
+    margin = 16  # all periods here divide it
+    stop = tuple(-(-(n + margin) // period) * period for n in tomogram.shape)
+    x = torch.from_numpy(read_mirrored(standardise(tomogram.data), (-margin,) * 3, stop))
     with torch.inference_mode():
         embedding, logit = model.network(x[None, None])
-    z, y, x = (n // 2 for n in tomogram.shape)
-    return torch.cat([embedding, logit.sigmoid()], 1)[0, :, :z, :y, :x].numpy()
+    z, y, x = (slice(margin // 2, margin // 2 + n // 2) for n in tomogram.shape)
+    return torch.cat([embedding, logit.sigmoid()], 1)[0, :, z, y, x].numpy()
 
 
 @pytest.mark.parametrize(
@@ -168,8 +169,8 @@ from tomoloc.features.learned import LearnedFeatures
 from tomoloc.nn.encoder import DenseEncoder
 from tomoloc.nn.stored import StoredModel
 from tomoloc.types import Tomogram
-import tomoloc.io.stored
-tomoloc.io.stored.UNPACK_BYTES = 1 << 20
+import tomoloc.arrays
+tomoloc.arrays.LARGE_BYTES = 1 << 20
 def peak():  # of this process alone: the peak that getrusage tells begins with its parent's
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 shape, path = (96, 256, 256), sys.argv[1]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import zarr
 
-from tomoloc.io import omezarr, stored
+from tomoloc import arrays
+from tomoloc.io import omezarr
 from tomoloc.io.tomograms import open_volume, read_tomogram, read_volume
 
 SHAPE = (12, 20, 28)
@@ -190,7 +191,7 @@ def test_plain_array(tmp_path, values, form):
 
 def test_unpacking_is_block_by_block(portal, values, monkeypatch):
     monkeypatch.setattr(omezarr, "SLAB_BYTES", 7 * 7 * 28 * 4)
-    monkeypatch.setattr(stored, "UNPACK_BYTES", 1)
+    monkeypatch.setattr(arrays, "LARGE_BYTES", 1)
     tomogram = read_tomogram(portal)
     assert isinstance(tomogram.data, np.memmap)
     np.testing.assert_array_equal(tomogram.data, values)

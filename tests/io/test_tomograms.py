@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from tomoloc import arrays
 from tomoloc.io import stored
 from tomoloc.io.tomograms import open_volume, read_tomogram, read_volume, volume_name, write_volume
 from tomoloc.types import Tomogram, Volume
@@ -103,7 +104,7 @@ def test_gzip_is_known_by_content(make, values):
 
 
 def test_large_packed_volumes_go_to_a_mapped_file(make, values, monkeypatch):
-    monkeypatch.setattr(stored, "UNPACK_BYTES", 1)
+    monkeypatch.setattr(arrays, "LARGE_BYTES", 1)
     monkeypatch.setattr(stored, "SLAB_BYTES", 7 * 11 * 8 * 2)
     packed = read_tomogram(make(gzip.compress(mrc_bytes(values)), "a.mrc.gz"))
     big_endian = read_tomogram(make(mrc_bytes(values, order=">")))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import scipy.fft
 
-from tomoloc.physics.contrast import detect_contrast, standardise
+from tomoloc.physics.contrast import detect_contrast, robust_scale, standardise
 from tomoloc.physics.ctf import evaluate_ctf
 from tomoloc.physics.projection import project
 from tomoloc.physics.reconstruction import back_project
@@ -126,3 +128,15 @@ class TestStandardise:
             standardise(np.ones((4, 5, 6)))
         with pytest.raises(ValueError, match="'dark' or 'light'"):
             standardise(np.arange(8.0).reshape(2, 2, 2), contrast="auto")
+
+
+def test_scale_of_a_volume_with_swapped_axes_needs_no_copy(rng):
+    data = rng.normal(3, 2, (120, 130, 1000)).astype(np.float32)
+    median, deviation = robust_scale(data)
+    tracemalloc.start()
+    swapped = robust_scale(data.transpose(2, 1, 0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert swapped == pytest.approx((median, deviation), rel=0.01)
+    assert median == pytest.approx(3, abs=0.01)
+    assert peak < data.nbytes / 1.5

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import scipy.fft
 
+from tomoloc import arrays
+from tomoloc.physics import filters
 from tomoloc.physics.filters import (
     band_pass,
     band_pass_weights,
@@ -164,6 +169,26 @@ class TestFourierShellCorrelation:
             radial_spectrum(data[0], voxel_spacing=1.0)
 
 
+PEAK = """
+import re, sys, numpy as np
+from tomoloc import arrays
+from tomoloc.physics import filters
+from tomoloc.types import Volume
+def peak():  # of this process alone: the peak that getrusage tells begins with its parent's
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+arrays.LARGE_BYTES, filters.PART_BYTES = 1 << 20, 8 << 20
+shape = (150, 500, 600)
+np.memmap(sys.argv[1], np.float32, "w+", shape=shape)
+arrays.release(np.memmap(sys.argv[1], np.float32, "r+", shape=shape))
+small = Volume(data=np.ones((8, 9, 10)), voxel_spacing=2.5)
+filters.rescale(small, 5.0)
+before = peak()
+volume = Volume(data=np.memmap(sys.argv[1], np.float32, "r", shape=shape), voxel_spacing=2.5)
+filters.rescale(volume, 5.0)
+print(peak() - before)
+"""
+
+
 class TestRescale:
     ORIGIN = (-11.0, 7.0, 2.5)
 
@@ -214,6 +239,27 @@ class TestRescale:
         both = rescale(Volume(data=np.stack([whole, 2 * whole]), voxel_spacing=3.1), 6.2)
         assert both.data.shape == (2, 18, 22, 26)
         np.testing.assert_allclose(both.data[1], 2 * both.data[0], rtol=1e-3, atol=0.5)
+
+    @pytest.mark.parametrize("voxel_spacing", [2.0, 6.2])
+    def test_in_parts_it_is_the_same(self, tmp_path, monkeypatch, voxel_spacing):
+        fine = self.fine()
+        whole = rescale(fine, voxel_spacing)
+        data = np.memmap(tmp_path / "x", float, "w+", shape=fine.shape)
+        data[:] = fine.data
+        monkeypatch.setattr(filters, "PART_BYTES", 100_000)
+        monkeypatch.setattr(arrays, "LARGE_BYTES", 1000)
+        parts = rescale(fine.with_data(data), voxel_spacing)
+        assert isinstance(parts.data, np.memmap)
+        np.testing.assert_allclose(parts.data, whole.data, atol=1e-6)
+        np.testing.assert_array_equal(data, fine.data)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="counts memory as Linux does")
+    def test_memory_is_bounded(self, tmp_path):
+        """File, intermediate and result, 232 MB together, do not count; parts of 8 MB do."""
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK, tmp_path / "x"], text=True, capture_output=True, check=True
+        )
+        assert int(done.stdout) < 40_000  # KiB
 
     def test_same_spacing_is_the_same_volume(self):
         fine = self.fine()

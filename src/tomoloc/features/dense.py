@@ -8,7 +8,6 @@ nameless temporary file where it is large. The result is that of the whole volum
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tomoloc.io.stored import allocate
+from tomoloc.arrays import allocate, release
 from tomoloc.nn.encoder import DenseEncoder
 from tomoloc.progress import progress
 from tomoloc.tiling import Shape, Slices, Tile, Tiling, read_mirrored
 
-__all__ = ["DenseRun", "release"]
+__all__ = ["DenseRun"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -198,16 +197,6 @@ class _Points:
     def release(self) -> None:
         if self.raw is not None:
             release(self.raw)
-
-
-def release(array: NDArray[Any]) -> None:
-    """Take the pages of a memory-mapped file out of this process; the file keeps them.
-
-    Otherwise all that was ever touched counts as memory of the process.
-    """
-    shared = isinstance(array, np.memmap) and array.mode in {"r", "r+", "w+"}
-    if shared and hasattr(mmap, "MADV_DONTNEED"):
-        array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
 def _finish(vector: Tensor, logit: Tensor, inner: Slices) -> NDArray[np.float16]:

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from tomoloc.features.dense import DenseRun, release
+from tomoloc.arrays import allocate, release
+from tomoloc.features.dense import DenseRun
 from tomoloc.features.windows import WindowRun
-from tomoloc.io.stored import allocate
 from tomoloc.nn.device import resolve_device
 from tomoloc.nn.encoder import DenseEncoder
 from tomoloc.nn.stored import StoredModel

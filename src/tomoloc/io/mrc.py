@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tomoloc.arrays import allocate
 from tomoloc.io.atomic import writing
 from tomoloc.io.checks import measure
-from tomoloc.io.stored import StoredVolume, allocate, native, slabs
+from tomoloc.io.stored import StoredVolume, native, slabs
 from tomoloc.types import Volume
 
 __all__ = ["read_mrc", "write_mrc"]

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoloc.io.stored import SLAB_BYTES, StoredVolume, allocate, angstrom_per
+from tomoloc.arrays import allocate
+from tomoloc.io.stored import SLAB_BYTES, StoredVolume, angstrom_per
 
 __all__ = ["read_omezarr"]
 

@@ -5,24 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
+
+from tomoloc.arrays import allocate
 
 __all__ = [
     "StoredVolume",
-    "allocate",
     "angstrom_per",
     "choose_spacing",
     "native",
     "slabs",
     "volume_name",
 ]
-
-UNPACK_BYTES = 1 << 30
-"""Compressed volumes larger than this are unpacked to a temporary file, not to memory."""
 
 SLAB_BYTES = 64 << 20
 ENDINGS = (
@@ -132,15 +129,6 @@ def volume_name(path: str | Path) -> str:
 def angstrom_per(unit: str) -> float:
     """Return how many angstrom a unit of length has, NaN for what is none."""
     return ANGSTROM_PER_UNIT.get(unit.strip().lower(), np.nan)
-
-
-def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Return an array to fill: in memory, or in a nameless temporary file where it is large."""
-    n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-    if n_bytes < UNPACK_BYTES:
-        return np.empty(shape, dtype)
-    with TemporaryFile() as file:
-        return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
 
 
 def native(data: NDArray[Any]) -> NDArray[Any]:

@@ -152,7 +152,7 @@ def robust_scale(data: NDArray[Any]) -> tuple[float, float]:
         If all values are the same.
     """
     # An odd step visits rows and columns evenly where sides are powers of two.
-    sample = data.reshape(-1)[:: max(1, data.size // 2**20) | 1].astype(np.float64)
+    sample = data.flat[:: max(1, data.size // 2**20) | 1].astype(np.float64)
     median = float(np.median(sample))
     deviation = _MAD_TO_DEVIATION * float(np.median(np.abs(sample - median)))
     if deviation == 0:

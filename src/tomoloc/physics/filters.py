@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
@@ -11,6 +12,7 @@ import scipy.fft
 from numba import njit, prange
 from numpy.typing import ArrayLike, NDArray
 
+from tomoloc.arrays import allocate, release
 from tomoloc.types import Volume
 
 __all__ = [
@@ -28,6 +30,9 @@ Array = NDArray[np.float32]
 Floats = NDArray[np.floating[Any]]
 Shape = tuple[int, int, int]
 SomeVolume = TypeVar("SomeVolume", bound=Volume)
+
+PART_BYTES = 512 << 20
+"""Memory for what `rescale` works on at one time."""
 
 
 def radial_frequency(shape: Shape, voxel_spacing: float) -> Array:
@@ -244,14 +249,15 @@ def rescale(volume: SomeVolume, voxel_spacing: float) -> SomeVolume:
     Parameters
     ----------
     volume : Volume, data shape (..., z, y, x)
+        May be memory-mapped: a part at a time is read.
     voxel_spacing : float
         Of the result, in angstrom.
 
     Returns
     -------
     Volume, data of float32
-        With the same middle, and as many voxels as fit the old extent best. `origin` is exact, so
-        positions mean the same on both grids.
+        With the same middle, and as many voxels as fit the old extent best; in a temporary file
+        where it is large. `origin` is exact, so positions mean the same on both grids.
 
     Raises
     ------
@@ -264,18 +270,11 @@ def rescale(volume: SomeVolume, voxel_spacing: float) -> SomeVolume:
     if ratio == 1:
         return volume
     shape = tuple(max(1, round(n / ratio)) for n in volume.shape)
-    along_z, along_y, along_x = (
-        _resampling_matrix(n, m, ratio) for n, m in zip(volume.shape, shape, strict=True)
-    )
+    along = [_resampling_matrix(n, m, ratio) for n, m in zip(volume.shape, shape, strict=True)]
     channels = volume.data.reshape(-1, *volume.shape)
-    data = np.empty((len(channels), *shape), dtype=np.float32)
+    data = allocate((len(channels), *shape), np.float32)
     for channel, out in zip(channels, data, strict=True):
-        # Three large matrix products; many small ones would leave threads waiting for each other.
-        values = along_z @ np.asarray(channel, dtype=np.float32).reshape(len(channel), -1)
-        values = values.reshape(shape[0], *channel.shape[1:]).transpose(1, 0, 2)
-        values = along_y @ values.reshape(len(values), -1)
-        values = values.reshape(-1, channel.shape[2]) @ along_x.T
-        out[...] = values.reshape(shape[1], shape[0], shape[2]).transpose(1, 0, 2)
+        _resample(channel, along, out)
     data = data.reshape(*volume.data.shape[:-3], *shape)
     middle = (np.array(shape[::-1]) - 1) / 2
     return replace(
@@ -284,6 +283,33 @@ def rescale(volume: SomeVolume, voxel_spacing: float) -> SomeVolume:
         voxel_spacing=voxel_spacing,
         origin=volume.center - middle * voxel_spacing,
     )
+
+
+def _resample(data: NDArray[Any], along: Sequence[Array], out: Array) -> None:
+    """Fill `out` with data times a matrix along each axis, in parts that fit into memory.
+
+    Each part is a large matrix product; many small ones would leave threads waiting for each other.
+    """
+    along_z, along_y, along_x = along
+    (mz, nz), (my, ny), (mx, nx) = (matrix.shape for matrix in along)
+    half = allocate((mz, ny, mx), np.float32)
+    for rows in _parts(ny, n_values=nz * nx + mz * nx + mz * mx):
+        values = along_z @ np.asarray(data[:, rows], dtype=np.float32).reshape(nz, -1)
+        values = values.reshape(-1, nx) @ along_x.T
+        half[:, rows] = values.reshape(mz, -1, mx)
+        release(data)
+        release(half)
+    for sections in _parts(mz, n_values=2 * (ny + my) * mx):
+        values = along_y @ half[sections].transpose(1, 0, 2).reshape(ny, -1)
+        out[sections] = values.reshape(my, -1, mx).transpose(1, 0, 2)
+        release(half)
+        release(out)
+
+
+def _parts(n: int, *, n_values: int) -> Iterator[slice]:
+    """Cut `n` lines, each of which needs so many float32 values, into parts for memory."""
+    step = max(1, PART_BYTES // (4 * n_values))
+    return (slice(start, start + step) for start in range(0, n, step))
 
 
 def _resampling_matrix(n_in: int, n_out: int, ratio: float) -> Array:

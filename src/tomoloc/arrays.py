@@ -1,0 +1,34 @@
+"""Arrays that may be larger than memory: they live in nameless temporary files."""
+
+from __future__ import annotations
+
+import mmap
+from tempfile import TemporaryFile
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+__all__ = ["LARGE_BYTES", "allocate", "release"]
+
+LARGE_BYTES = 1 << 30
+"""Arrays of this size and larger are put in a temporary file, not in memory."""
+
+
+def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """Return an array to fill: in memory, or in a nameless temporary file where it is large."""
+    n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    if n_bytes < LARGE_BYTES:
+        return np.empty(shape, dtype)
+    with TemporaryFile() as file:
+        return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
+
+
+def release(array: NDArray[Any]) -> None:
+    """Take the pages of a memory-mapped file out of this process; the file keeps them.
+
+    Otherwise all that was ever touched counts as memory of the process.
+    """
+    shared = isinstance(array, np.memmap) and array.mode in {"r", "r+", "w+"}
+    if shared and hasattr(mmap, "MADV_DONTNEED"):
+        array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
