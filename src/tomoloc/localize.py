@@ -18,11 +18,16 @@ __all__ = [
     "estimate_threshold",
     "find_components",
     "find_peaks",
+    "flag_edges",
     "separate_scores",
+    "suppress",
 ]
 
 EDGE_COLUMN = "tomolocEdge"
 """Extra column: 1 where a particle reaches over the border of the tomogram, else 0."""
+
+_SLAB_VOXELS = 1 << 24
+"""That maxima are looked for in at one time."""
 
 
 def find_peaks(
@@ -36,9 +41,9 @@ def find_peaks(
 ) -> Particles:
     """Find local maxima of a score map.
 
-    Candidates are voxels no lower than their 26 neighbours. From the best down, each one kept
-    removes those of its label that are closer than `min_distance`. Positions are refined by a
-    parabola along each axis.
+    Candidates are voxels no lower than their 26 neighbours, and higher than one of them. From the
+    best down, each one kept removes those of its label that are closer than `min_distance`.
+    Positions are refined by a parabola along each axis.
 
     Parameters
     ----------
@@ -78,7 +83,7 @@ def find_peaks(
         value = data[tuple(index.T)].astype(float)
         refined = _refine(data, index)
         position = scores.to_position(refined)
-        kept = _suppress(position, value, min_distance=min_distance)[:max_particles]
+        kept = suppress(position, value, min_distance=min_distance)[:max_particles]
         tables.append(
             Particles(
                 position=position[kept],
@@ -86,7 +91,11 @@ def find_peaks(
                 tomogram=scores.name,
                 score=value[kept],
                 rotation=_rotations(scores, channel, index[kept]),
-                extra={EDGE_COLUMN: _edge(scores, refined[kept], diameter or min_distance)},
+                extra={
+                    EDGE_COLUMN: flag_edges(
+                        scores, position[kept], diameter=diameter or min_distance
+                    )
+                },
             )
         )
     found = Particles.concatenate(tables)
@@ -349,9 +358,27 @@ def _inside(scores: Volume, mask: Volume | None) -> NDArray[np.bool_]:
 def _local_maxima(
     data: NDArray[Any], *, threshold: float, inside: NDArray[np.bool_]
 ) -> NDArray[np.intp]:
-    """Indices zyx, shape (n, 3), of voxels above threshold that no neighbour exceeds."""
-    highest = ndimage.maximum_filter(data, size=3, mode="nearest")
-    return np.argwhere((data >= highest) & (data > threshold) & inside & np.isfinite(data))
+    """Indices zyx, shape (n, 3), of voxels above threshold that no neighbour exceeds.
+
+    Voxels whose neighbours are all their equals are no maxima: maps may be flat where there is
+    nothing to see.
+    """
+    found = [np.zeros((0, 3), dtype=np.intp)]
+    step = max(4, _SLAB_VOXELS // (data.shape[1] * data.shape[2]))
+    for start in range(0, len(data), step):
+        own = data[start : start + step]
+        chosen = (own > threshold) & inside[start : start + step] & np.isfinite(own)
+        if chosen.any():
+            first = max(0, start - 1)
+            slab, inner = (
+                data[first : start + step + 1],
+                slice(start - first, start - first + len(own)),
+            )
+            highest = ndimage.maximum_filter(slab, size=3, mode="nearest")[inner]
+            lowest = ndimage.minimum_filter(slab, size=3, mode="nearest")[inner]
+            chosen &= (own >= highest) & (own > lowest)
+            found.append(np.argwhere(chosen) + np.array([start, 0, 0]))
+    return np.concatenate(found)
 
 
 def _refine(data: NDArray[Any], index: NDArray[np.intp]) -> FloatArray:
@@ -372,8 +399,23 @@ def _refine(data: NDArray[Any], index: NDArray[np.intp]) -> FloatArray:
     return refined
 
 
-def _suppress(position: FloatArray, value: FloatArray, *, min_distance: float) -> NDArray[np.intp]:
-    """Indices of the peaks kept, best first, no two closer than the distance."""
+def suppress(position: FloatArray, value: FloatArray, *, min_distance: float) -> NDArray[np.intp]:
+    """Let peaks remove those that are lower and too close.
+
+    Parameters
+    ----------
+    position : ndarray, shape (n, 3)
+        xyz in angstrom.
+    value : ndarray, shape (n,)
+        Higher is better; of equal ones, the first is.
+    min_distance : float
+        No two of those kept are closer, in angstrom.
+
+    Returns
+    -------
+    ndarray of int
+        Indices of the peaks kept, best first.
+    """
     order = np.argsort(-value, kind="stable")
     if len(order) < 2:
         return order
@@ -394,8 +436,23 @@ def _rotations(scores: ScoreMap, channel: int, index: NDArray[np.intp]) -> Rotat
     return Rotation.from_quat(scores.rotations.as_quat()[chosen].reshape(-1, 4))
 
 
-def _edge(volume: Volume, index: FloatArray, diameter: float) -> NDArray[np.int8]:
-    reach = diameter / 2 / volume.voxel_spacing
+def flag_edges(volume: Volume, position: ArrayLike, *, diameter: float) -> NDArray[np.int8]:
+    """Tell which particles reach over the border of a volume, for column `tomolocEdge`.
+
+    Parameters
+    ----------
+    volume : Volume
+    position : array_like, shape (n, 3)
+        xyz in angstrom.
+    diameter : float
+        Of a particle, in angstrom.
+
+    Returns
+    -------
+    ndarray of int8, shape (n,)
+        1 where it does, else 0.
+    """
+    index, reach = volume.to_index(position), diameter / 2 / volume.voxel_spacing
     last = np.array(volume.shape) - 1
     return np.asarray(((index < reach) | (index > last - reach)).any(axis=1), dtype=np.int8)
 

@@ -6,8 +6,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from tomoloc.nn import stored
 from tomoloc.nn.encoder import DenseEncoder
-from tomoloc.nn.stored import StoredModel, load_model, save_model
+from tomoloc.nn.stored import StoredModel, find_model, load_model, save_model
 
 SETTINGS = {"widths": (4, 6), "down": (1, 1), "up": (1,), "channels": 5}
 
@@ -97,6 +98,31 @@ def test_networks_that_cannot_be_stored(model, tmp_path):
     with pytest.raises(ValueError, match="must not set format"):
         save_model(tmp_path / "clash", clash)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_identity_is_of_the_weights(model, folder, tmp_path):
+    name, digest = load_model(folder).identity.split(":")
+    assert name == "general"
+    assert digest == model.identity.removeprefix("DenseEncoder:")
+    save_model(tmp_path / "copy", model)
+    assert load_model(tmp_path / "copy").identity == f"copy:{digest}"
+    with torch.no_grad():
+        model.network.heads.bias[0] += 1e-3
+    save_model(folder, model)
+    assert load_model(folder).identity.split(":")[1] != digest
+
+
+def test_names_of_models(model, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(stored, "SHIPPED", folder.parent)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "general").mkdir()
+    assert find_model("general") == folder
+    assert find_model(tmp_path / "general") == tmp_path / "general"
+    with pytest.raises(FileNotFoundError, match=r"no model genral: .* tomoloc ships \(general\)"):
+        find_model("genral")
+    monkeypatch.setattr(stored, "SHIPPED", tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="neither a folder nor shipped with tomoloc"):
+        find_model("genral")
 
 
 def test_no_folder(tmp_path):

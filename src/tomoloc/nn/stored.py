@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import shutil
 import tempfile
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,10 @@ from torch import Tensor, nn
 from tomoloc.nn.encoder import DenseEncoder
 from tomoloc.nn.window import WindowEncoder
 
-__all__ = ["StoredModel", "load_model", "save_model"]
+__all__ = ["StoredModel", "find_model", "load_model", "save_model"]
+
+SHIPPED = Path(__file__).parents[1] / "models"
+"""Models that come with tomoloc."""
 
 _FORMAT = 1
 _CONFIG, _WEIGHTS, _CARD = "config.toml", "weights.safetensors", "card.md"
@@ -58,6 +64,18 @@ class StoredModel:
             raise ValueError(
                 f"a model's voxel_spacing must be positive (angstrom); got {self.voxel_spacing}"
             )
+
+    @cached_property
+    def identity(self) -> str:
+        """Name, colon, and a digest of all that makes the vectors: those of others mean nothing."""
+        kind = type(self.network).__name__
+        settings = getattr(self.network, "settings", {})
+        head = json.dumps([kind, settings, float(self.voxel_spacing)], sort_keys=True)
+        digest = hashlib.blake2b(head.encode(), digest_size=8)
+        for name, value in sorted(self.network.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return f"{self.name or kind}:{digest.hexdigest()}"
 
 
 def save_model(folder: Path | str, model: StoredModel, *, half: bool = False) -> None:
@@ -108,6 +126,29 @@ def save_model(folder: Path | str, model: StoredModel, *, half: bool = False) ->
         _replace(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def find_model(model: Path | str) -> Path:
+    """Find the folder of a model.
+
+    Parameters
+    ----------
+    model : Path or str
+        Name of a model that comes with tomoloc, or a folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is neither.
+    """
+    shipped = sorted(f.parent.name for f in SHIPPED.glob(f"*/{_CONFIG}"))
+    if str(model) in shipped:
+        return SHIPPED / str(model)
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    names = f"one that tomoloc ships ({', '.join(shipped)})" if shipped else "shipped with tomoloc"
+    raise FileNotFoundError(f"no model {model}: neither a folder nor {names}")
 
 
 def load_model(folder: Path | str) -> StoredModel:

@@ -1,0 +1,239 @@
+"""Places of an embedded tomogram where a particle may be, and what the network says of them.
+
+An embedding has as many vectors as grid points, most of them of ice and of places beside a
+particle's centre. Whatever is done next, comparing, clustering, searching, needs one vector for
+each particle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import KDTree
+
+from tomoloc.arrays import release
+from tomoloc.localize import EDGE_COLUMN, find_peaks, flag_edges, suppress
+from tomoloc.types import FloatArray, Particles, ScoreMap, Volume
+
+__all__ = ["Candidates", "find_candidates", "look_up"]
+
+LABEL = "candidate"
+_SLAB_BYTES = 64 << 20
+"""Of the maps that peaks are found in at one time."""
+_ROWS = 1 << 16
+"""Vectors that are compared with targets at one time."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Candidates:
+    """What may be particles.
+
+    Parameters
+    ----------
+    particles : Particles
+        Label "candidate"; the score is the probability that a particle's centre is there. The
+        extra column `tomolocEdge` is 1 close to the border.
+    vectors : ndarray of float32, shape (n, channels)
+        Of length 1.
+    """
+
+    particles: Particles
+    vectors: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.vectors.ndim != 2 or len(self.vectors) != len(self.particles):
+            raise ValueError(
+                f"expected a vector for each of {len(self.particles)} candidates; got an array of"
+                f" shape {self.vectors.shape}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.particles)
+
+    def __getitem__(self, rows: Any) -> Candidates:
+        """Return the chosen rows (slice, mask or indices)."""
+        chosen = np.atleast_1d(np.arange(len(self))[rows])
+        return Candidates(particles=self.particles[chosen], vectors=self.vectors[chosen])
+
+
+def find_candidates(
+    embedding: Volume,
+    *,
+    centers: bool,
+    threshold: float = 0.05,
+    min_distance: float = 40.0,
+    targets: ArrayLike | None = None,
+    similarity: float = 0.6,
+) -> Candidates:
+    """Find the local maxima of the map of centres and, with targets, of the similarity to them.
+
+    Parameters
+    ----------
+    embedding : Volume, data shape (channels, z, y, x)
+        As `LearnedFeatures.embed` gives it. May be memory-mapped: a few sections at a time are
+        read.
+    centers : bool
+        Whether the last channel is the probability of a centre (`LearnedFeatures.finds_centers`).
+    threshold : float
+        Keep maxima of that probability above.
+    min_distance : float
+        Between two candidates, in angstrom.
+    targets : array_like, shape (n, vector), optional
+        Unit vectors. Where no centre is close, maxima of the largest cosine with any of them are
+        candidates, too: a network may miss the centre of what it still recognises.
+    similarity : float
+        Keep those maxima above.
+
+    Returns
+    -------
+    Candidates
+        Those of the map of centres first, each kind best first. Where there is no map of centres,
+        the probability is 1.
+
+    Raises
+    ------
+    ValueError
+        If there is neither a map of centres nor a target, or targets are of another length.
+    """
+    points = _by_point(embedding)
+    channels = points.shape[-1] - bool(centers)
+    tables = []
+    if centers:
+        tables.append(
+            _find_maxima(
+                embedding,
+                lambda sections: points[sections, ..., -1].astype(np.float32),
+                threshold=threshold,
+                min_distance=min_distance,
+            )
+        )
+    if targets is not None and len(directions := np.asarray(targets, dtype=np.float32)):
+        if directions.ndim != 2 or directions.shape[1] != channels:
+            raise ValueError(
+                f"expected targets of shape (n, {channels}), as the model's vectors are; got"
+                f" {directions.shape}"
+            )
+        found = _find_maxima(
+            embedding,
+            lambda sections: _best_cosine(points[sections, ..., :channels], directions),
+            threshold=similarity,
+            min_distance=min_distance,
+        )
+        if centers and len(found):
+            if len(tables[0]):
+                near, _ = KDTree(tables[0].position).query(found.position)
+                found = found[near >= min_distance]
+            score = _interpolate(points[..., -1:], embedding.to_index(found.position))[:, 0]
+        else:
+            score = np.ones(len(found), dtype=np.float32)
+        tables.append(replace(found, score=score))
+    elif not centers:
+        raise ValueError("this model finds no centres: without targets there are no candidates")
+    particles = Particles.concatenate(tables)
+    edge = flag_edges(embedding, particles.position, diameter=min_distance)
+    vectors = _interpolate(points[..., :channels], embedding.to_index(particles.position))
+    return Candidates(
+        particles=replace(particles, extra={EDGE_COLUMN: edge}), vectors=_normalise(vectors)
+    )
+
+
+def look_up(embedding: Volume, position: ArrayLike, *, centers: bool = True) -> FloatArray:
+    """Interpolate the vectors of an embedding.
+
+    Parameters
+    ----------
+    embedding : Volume, data shape (channels, z, y, x)
+        As `LearnedFeatures.embed` gives it.
+    position : array_like, shape (n, 3)
+        xyz in angstrom. Outside the grid, the nearest place on it is taken.
+    centers : bool
+        Whether the last channel is the probability of a centre, not of the vectors.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, vector)
+        Trilinear, of length 1.
+    """
+    points = _by_point(embedding)
+    channels = points.shape[-1] - bool(centers)
+    places = embedding.to_index(np.reshape(np.asarray(position, dtype=float), (-1, 3)))
+    return _normalise(_interpolate(points[..., :channels], places))
+
+
+def _by_point(embedding: Volume) -> NDArray[Any]:
+    """The same values with the channels last, as they lie in memory."""
+    if embedding.data.ndim != 4:
+        raise ValueError(f"expected data of shape (channels, z, y, x); got {embedding.data.shape}")
+    return np.moveaxis(embedding.data, 0, -1)
+
+
+def _find_maxima(
+    embedding: Volume,
+    make_map: Callable[[slice], NDArray[np.float32]],
+    *,
+    threshold: float,
+    min_distance: float,
+) -> Particles:
+    """Find the local maxima of a map that is made a few sections at a time."""
+    found = []
+    for inner, outer in _slabs(embedding.shape):
+        slab = ScoreMap(
+            data=make_map(outer)[None],
+            voxel_spacing=embedding.voxel_spacing,
+            origin=embedding.to_position((outer.start, 0, 0)),
+            labels=(LABEL,),
+            name=embedding.name,
+        )
+        release(embedding.data)
+        own = np.zeros(slab.shape, dtype=bool)
+        own[inner.start - outer.start : inner.stop - outer.start] = True
+        mask = Volume(data=own, voxel_spacing=slab.voxel_spacing)
+        found.append(
+            # Rivals across a slab's border are not known yet: let each remove only its equals.
+            find_peaks(slab, threshold=threshold, min_distance=embedding.voxel_spacing, mask=mask)
+        )
+    every = Particles.concatenate(found)
+    return every[suppress(every.position, np.asarray(every.score), min_distance=min_distance)]
+
+
+def _slabs(shape: tuple[int, int, int]) -> Iterator[tuple[slice, slice]]:
+    """Yield sections, and the same with one more on each side, where there is one."""
+    step = max(4, _SLAB_BYTES // (4 * shape[1] * shape[2]))
+    for start in range(0, shape[0], step):
+        stop = min(start + step, shape[0])
+        yield slice(start, stop), slice(max(0, start - 1), min(stop + 1, shape[0]))
+
+
+def _best_cosine(vectors: NDArray[Any], targets: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Largest product of each vector (..., channels) with any target."""
+    out = np.empty(vectors.shape[:-1], dtype=np.float32)
+    for section, best in zip(vectors, out, strict=True):
+        rows, values = section.reshape(-1, section.shape[-1]), best.reshape(-1)
+        for first in range(0, len(rows), _ROWS):
+            part = slice(first, first + _ROWS)
+            values[part] = (rows[part].astype(np.float32) @ targets.T).max(axis=1)
+    return out
+
+
+def _interpolate(points: NDArray[Any], index: FloatArray) -> NDArray[np.float32]:
+    """Trilinear values, shape (n, channels), of (z, y, x, channels) at places zyx (n, 3)."""
+    last = np.array(points.shape[:3]) - 1
+    place = np.clip(index, 0, last)
+    low = np.minimum(np.floor(place).astype(np.intp), np.maximum(last - 1, 0))
+    share = (place - low).astype(np.float32)
+    out = np.zeros((len(index), points.shape[-1]), dtype=np.float32)
+    for corner in product((0, 1), repeat=3):
+        weight = np.where(corner, share, 1 - share).prod(axis=1, keepdims=True)
+        z, y, x = np.minimum(low + corner, last).T
+        out += weight * points[z, y, x].astype(np.float32)
+    return out
+
+
+def _normalise(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.maximum(length, np.finfo(np.float32).tiny)
