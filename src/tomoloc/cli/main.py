@@ -19,6 +19,7 @@ VERBS = {  # in the order of work
     "simulate": "Make tomograms with a perfect truth.",
     "train": "Teach a network from samples.",
     "pick": "Find particles in tomograms.",
+    "embed": "Compute what a network makes of each place of a tomogram.",
     "evaluate": "Score picks against truth.",
     "report": "Make a page of pictures and scores from a folder of picks.",
     "convert": "Convert a list of particles to what another program reads.",

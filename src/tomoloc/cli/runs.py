@@ -1,22 +1,99 @@
-"""Records of runs (.run.toml): what made a table, whether it still holds, how to repeat it."""
+"""Runs over many tomograms, and their records (.run.toml): what made a file, how to repeat it."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cyclopts import App, ArgumentCollection, Token
 from cyclopts.config import Dict
 
-__all__ = ["is_done", "peak_memory_gib", "read_record", "repeat_run"]
+from tomoloc.cli.main import describe_error
+from tomoloc.io.stored import volume_name
+
+__all__ = [
+    "is_done",
+    "name_outputs",
+    "peak_memory_gib",
+    "read_record",
+    "repeat_run",
+    "run_each",
+]
 
 logger = logging.getLogger(__name__)
 
 SECTIONS = ("tomoloc", "method", "parameters", "inputs", "results")
+
+
+def name_outputs(tomograms: Sequence[Path], *, ending: str) -> list[str]:
+    """Name outputs after their tomograms, and after the folders where those are all alike.
+
+    Parameters
+    ----------
+    tomograms : sequence of Path
+    ending : str
+        Of the outputs, for the message.
+
+    Raises
+    ------
+    ValueError
+        If two would have the same name.
+    """
+    stems = [volume_name(path) for path in tomograms]
+    counts = Counter(stems)
+    names = [
+        stem if counts[stem] == 1 else path.resolve().parent.name
+        for stem, path in zip(stems, tomograms, strict=True)
+    ]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"several tomograms would be written as {twice[0]}{ending}; give them separate folders"
+        )
+    return names
+
+
+def run_each(tomograms: Sequence[Path], work: Callable[[int], Path]) -> int:
+    """Do the same with each tomogram; one that fails does not stop the others.
+
+    Parameters
+    ----------
+    tomograms : sequence of Path
+    work : callable
+        Takes the number of a tomogram, returns what is written to stdout: where the result lies.
+
+    Returns
+    -------
+    int
+        Exit code: 1 if any failed.
+
+    Raises
+    ------
+    ValueError, OSError, MemoryError
+        What went wrong, if there is no other tomogram.
+    """
+    failures = []
+    for number, path in enumerate(tomograms):
+        try:
+            result = work(number)
+        except (ValueError, OSError, MemoryError) as error:
+            if len(tomograms) == 1:
+                raise
+            message = describe_error(error)
+            logger.error("%s", message if str(path) in message else f"{path}: {message}")
+            failures.append(str(path))
+        else:
+            sys.stdout.write(f"{result}\n")
+            sys.stdout.flush()
+    if failures:
+        listed = ", ".join(failures)
+        logger.error("%d of %d tomograms failed: %s", len(failures), len(tomograms), listed)
+    return 1 if failures else 0
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
@@ -40,9 +117,14 @@ def read_record(path: str | Path) -> dict[str, Any]:
 
 
 def is_done(
-    table: Path, *, method: str, parameters: Mapping[str, Any], inputs: Mapping[str, Any]
+    table: Path,
+    *,
+    method: str,
+    parameters: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    record_path: Path | None = None,
 ) -> bool:
-    """Tell whether a table is there and was made like this.
+    """Tell whether a table, or another output, is there and was made like this.
 
     Parameters
     ----------
@@ -50,6 +132,8 @@ def is_done(
     method : str
     parameters, inputs : mapping
         As the record would have them; of the inputs, those that are known before the run.
+    record_path : Path, optional
+        Of the record; the table's path with .run.toml by default.
 
     Raises
     ------
@@ -59,7 +143,7 @@ def is_done(
     if not table.exists():
         return False
     what_to_do = "choose another folder or give --overwrite"
-    path = table.with_suffix(".run.toml")
+    path = record_path or table.with_suffix(".run.toml")
     if not path.is_file():
         raise ValueError(f"{table} exists without a record of how it was made; {what_to_do}")
     record = read_record(path)

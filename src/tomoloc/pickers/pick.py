@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tomoloc.localize import find_peaks
-from tomoloc.physics.contrast import detect_contrast
+from tomoloc.physics.contrast import ContrastSign, detect_contrast
 from tomoloc.physics.filters import rescale
 from tomoloc.types import FloatArray, Particles, ScoreMap, Tomogram, Volume
 
-__all__ = ["Picker", "Picks", "pick"]
+__all__ = ["Picker", "Picks", "choose_contrast", "pick"]
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def pick(
             f"a particle of {picker.particle_diameter:.0f} Å is larger than the tomogram"
             f" ({sides} Å): check --voxel-spacing and what to look for, or give --diameter"
         )
-    sign = _contrast(tomogram, contrast)
+    sign = choose_contrast(tomogram, contrast)
     data = np.asarray(tomogram.data, dtype=np.float32)
     bright = tomogram.with_data(-data if sign == "dark" else data)
     spacing = picker.working_spacing(tomogram.voxel_spacing)
@@ -134,8 +134,20 @@ def pick(
     return Picks(particles=particles, scores=scores, threshold=thresholds, contrast=sign)
 
 
-def _contrast(tomogram: Tomogram, contrast: str) -> str:
-    if contrast in {"dark", "light"}:
+def choose_contrast(tomogram: Tomogram, contrast: Literal["auto", "dark", "light"]) -> ContrastSign:
+    """Find out the contrast of a tomogram and say so, unless it is given.
+
+    Parameters
+    ----------
+    tomogram : Tomogram
+    contrast : {"auto", "dark", "light"}
+
+    Raises
+    ------
+    ValueError
+        If `contrast` is something else.
+    """
+    if contrast == "dark" or contrast == "light":
         return contrast
     if contrast != "auto":
         raise ValueError(f"contrast must be auto, dark or light; got {contrast!r}")
