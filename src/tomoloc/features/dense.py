@@ -3,7 +3,8 @@
 Tiles through the whole network would need its wide halo, which for thick volumes is most of the
 work. Here each level of the network goes over the volume in tiles of its own, which need only the
 few points that one level's convolutions reach; what the levels hand on is kept in memory, or in a
-nameless temporary file where it is large. The result is that of the whole volume at once.
+nameless temporary file where it is large. The result is that of the whole volume at once, with a
+mirrored margin around it: networks are not trained on what they make of their own borders.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from tomoloc.progress import progress
 from tomoloc.tiling import Shape, Slices, Tile, Tiling, read_mirrored
 
 __all__ = ["DenseRun"]
+
+
+_MARGIN = 16
+"""Voxels around the volume, at least."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -51,6 +56,11 @@ class DenseRun:
     def offset(self) -> float:
         """Voxel at which the first point stands along each axis."""
         return (self.network.stride - 1) / 2
+
+    @property
+    def margin(self) -> int:
+        """Mirrored voxels around the volume."""
+        return _round_up(_MARGIN, self.network.period)
 
     @property
     def channels(self) -> int:
@@ -123,12 +133,14 @@ class DenseRun:
         ).tiles()
 
     def _clipped(self, tile: Tile) -> tuple[Slices, Slices]:
-        """Inner and target of a tile, without the points outside the volume."""
+        """Inner and target of a tile, the latter in the output; no points outside the volume."""
         inner, target = [], []
+        margin = self.margin // self.network.stride
         for i, t, n in zip(tile.inner, tile.target, self.output_shape, strict=True):
-            count = max(0, min(t.stop, n) - t.start)
-            inner.append(slice(i.start, i.start + count))
-            target.append(slice(t.start, t.start + count))
+            low, high = max(t.start, margin), min(t.stop, margin + n)
+            first, count = i.start + low - t.start, max(0, high - low)
+            inner.append(slice(first, first + count))
+            target.append(slice(low - margin, low - margin + count))
         return (inner[0], inner[1], inner[2]), (target[0], target[1], target[2])
 
     @property
@@ -137,7 +149,8 @@ class DenseRun:
 
     def _level_shape(self, level: int) -> Shape:
         step = 2 ** (level + 1)
-        z, y, x = (_round_up(n, self.network.period) // step for n in self.data.shape)
+        around = 2 * self.margin
+        z, y, x = (_round_up(n + around, self.network.period) // step for n in self.data.shape)
         return z, y, x
 
     def _points_down(self, level: int) -> int:
@@ -153,7 +166,8 @@ class DenseRun:
         return max(self.tile_bytes // (numbers * self._weight.element_size()), 1)
 
     def _voxels(self, start: Shape, stop: Shape) -> Tensor:
-        block = read_mirrored(self.data, start, stop)
+        first, end = _shifted(start, -self.margin), _shifted(stop, -self.margin)
+        block = read_mirrored(self.data, first, end)
         release(self.data)
         block -= self.median
         block /= self.deviation
@@ -212,6 +226,11 @@ def _finish(vector: Tensor, logit: Tensor, inner: Slices) -> NDArray[np.float16]
 
 def _scaled(place: Shape, times: int, over: int) -> Shape:
     z, y, x = (n * times // over for n in place)
+    return z, y, x
+
+
+def _shifted(place: Shape, by: int) -> Shape:
+    z, y, x = (n + by for n in place)
     return z, y, x
 
 
