@@ -1,0 +1,129 @@
+"""Alignment and averages, with planted truth."""
+
+import numpy as np
+import pytest
+from scipy import fft, ndimage
+from scipy.spatial.transform import Rotation
+from unseen.averaging import (
+    Poses,
+    align,
+    average,
+    cut_out,
+    refine,
+    resolution,
+    search,
+    soft_sphere,
+    to_frame,
+    turn,
+)
+
+from tomoloc.physics.filters import band_pass
+from tomoloc.physics.potential import make_potential
+from tomoloc.physics.rotations import angular_distance
+from tomoloc.physics.wedge import tilt_weights
+from tomoloc.simulate.structures import make_complex
+from tomoloc.types import TiltSeries, Volume
+
+SIZE, SPACING = 25, 10.0
+N = 12
+
+
+@pytest.fixture(scope="module")
+def truth():
+    structure = make_complex(5, mass_kda=500, symmetry="C1")
+    shape = (SIZE,) * 3
+    density = make_potential(structure, voxel_spacing=SPACING, shape=shape, low_pass=20.0).data
+    return density / density.std()
+
+
+@pytest.fixture(scope="module")
+def weights():
+    series = TiltSeries(tilt_angles=np.arange(-60, 61, 3))
+    return tilt_weights((SIZE,) * 3, series, voxel_spacing=SPACING)
+
+
+@pytest.fixture(scope="module")
+def planted(truth, weights):
+    """Boxes with noise, as a tomogram gives them, and how the particles lie in them."""
+    rng = np.random.default_rng(3)
+    rotation, shift = Rotation.random(N, rng=rng), rng.uniform(-1.5, 1.5, (N, 3))
+    boxes = []
+    for one, off in zip(rotation, shift, strict=True):
+        spectrum = ndimage.fourier_shift(fft.rfftn(turn(truth, one, order=3)), off, n=SIZE, axis=-1)
+        clean = fft.irfftn(spectrum * weights, s=truth.shape)
+        noise = fft.irfftn(
+            fft.rfftn(rng.normal(0, 0.5, truth.shape)) * np.sqrt(weights), s=truth.shape
+        )
+        boxes.append(clean + noise)
+    return np.array(boxes, dtype=np.float32), Poses(
+        rotation=rotation, shift=shift, score=np.zeros(N)
+    )
+
+
+def test_poses_are_found_from_nothing_but_the_reference(planted, truth, weights):
+    boxes, poses = planted
+    how = {"weights": weights, "voxel_spacing": SPACING, "low_pass": 40.0}
+    found = refine(boxes, truth, search(boxes, truth, **how), **how)
+    assert np.median(angular_distance(found.rotation, poses.rotation)) < 4
+    assert np.median(np.linalg.norm(found.shift - poses.shift, axis=1)) < 0.3
+
+
+def test_an_average_fills_the_wedge(planted, truth, weights):
+    boxes, poses = planted
+    mask = soft_sphere(SIZE, SIZE - 5)
+    made = average(boxes, poses, weights=weights)
+    assert resolution(made, truth, voxel_spacing=SPACING, mask=mask)[0.5] < 22
+    alone = average(boxes[:1], poses[:1], weights=weights)
+    assert np.corrcoef(alone.ravel(), truth.ravel())[0, 1] < 0.9
+    assert np.corrcoef(made.ravel(), truth.ravel())[0, 1] > 0.95
+
+
+def test_alignment_goes_beyond_its_start(planted, truth, weights):
+    boxes, _ = planted
+    start = band_pass(truth, voxel_spacing=SPACING, low_pass=70.0)
+    mask = soft_sphere(SIZE, SIZE - 5)
+    made, _ = align(boxes, start, weights=weights, voxel_spacing=SPACING, mask=mask)
+    made = to_frame(made, truth, voxel_spacing=SPACING)
+    assert resolution(made, truth, voxel_spacing=SPACING, mask=mask)[0.5] < 28
+    noise = np.random.default_rng(4).normal(size=boxes.shape).astype(np.float32)
+    empty, _ = align(noise, start, weights=weights, voxel_spacing=SPACING, mask=mask)
+    empty = to_frame(empty, truth, voxel_spacing=SPACING)
+    assert resolution(empty, truth, voxel_spacing=SPACING, mask=mask)[0.5] > 45
+
+
+def test_boxes_are_centred_to_a_fraction_of_a_voxel():
+    grid = Volume(data=np.zeros((30, 34, 41), np.float32), voxel_spacing=4.0, origin=(10, 20, 30))
+    place = np.array([14.3, 15.8, 20.4])
+    axes = np.indices(grid.shape) - place[:, None, None, None]
+    volume = grid.with_data(np.exp(-(axes**2).sum(axis=0) / 8).astype(np.float32))
+    position = np.array([grid.to_position(place), grid.to_position([3, 15, 20])])
+    boxes, rows = cut_out(volume, position, size=15)
+    assert rows.tolist() == [0]
+    assert np.allclose(ndimage.center_of_mass(boxes[0]), 7, atol=0.02)
+
+
+def test_turning_is_that_of_poses(truth):
+    structure = make_complex(5, mass_kda=500, symmetry="C1")
+    rotation = Rotation.from_euler("zyz", [20, 50, 110], degrees=True)
+    turned = make_potential(
+        structure,
+        voxel_spacing=SPACING,
+        shape=truth.shape,
+        rotation=rotation,
+        low_pass=20.0,
+    ).data
+    assert np.corrcoef(turned.ravel(), turn(truth, rotation, order=3).ravel())[0, 1] > 0.97
+
+
+def test_resolution_is_where_noise_takes_over(truth):
+    rng = np.random.default_rng(5)
+    mask = soft_sphere(SIZE, SIZE - 5)
+    noise = rng.normal(size=truth.shape)
+    low, high = (
+        resolution(truth + sigma * noise, truth, voxel_spacing=SPACING, mask=mask)
+        for sigma in (0.5, 5.0)
+    )
+    assert low[0.143] <= low[0.5] < high[0.5]
+    assert resolution(truth, truth, voxel_spacing=SPACING, mask=mask)[0.5] == pytest.approx(
+        2 * SPACING, rel=0.06
+    )
