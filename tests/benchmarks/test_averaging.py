@@ -4,6 +4,13 @@ import numpy as np
 import pytest
 from scipy import fft, ndimage
 from scipy.spatial.transform import Rotation
+
+from tomoloc.physics.filters import band_pass
+from tomoloc.physics.potential import make_potential
+from tomoloc.physics.rotations import angular_distance
+from tomoloc.physics.wedge import tilt_weights
+from tomoloc.simulate.structures import make_complex
+from tomoloc.types import TiltSeries, Volume
 from unseen.averaging import (
     Poses,
     align,
@@ -16,13 +23,6 @@ from unseen.averaging import (
     to_frame,
     turn,
 )
-
-from tomoloc.physics.filters import band_pass
-from tomoloc.physics.potential import make_potential
-from tomoloc.physics.rotations import angular_distance
-from tomoloc.physics.wedge import tilt_weights
-from tomoloc.simulate.structures import make_complex
-from tomoloc.types import TiltSeries, Volume
 
 SIZE, SPACING = 25, 10.0
 N = 12
