@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tomoloc.features.candidates import look_up
 from tomoloc.features.learned import LearnedFeatures
 from tomoloc.nn.encoder import DenseEncoder
 from tomoloc.nn.stored import StoredModel
@@ -206,3 +207,26 @@ def test_memory_is_bounded_by_the_tiles(tmp_path):
     assert n_bytes == 33 * 2 * 96 * 256 * 256 / 8
     assert small < 80_000  # KiB
     assert large > 2 * small
+
+
+def test_places_alone_are_what_the_whole_has_there(monkeypatch):
+    """In a tomogram that is larger than what the network sees of it."""
+    features = LearnedFeatures(
+        model=make_model(widths=(4, 6), down=(1, 1), up=(1,)), device="cpu", precision="float32"
+    )
+    tomogram = make_tomogram((61, 113, 90))
+    index = np.array([[30.2, 51.7, 40.1], [0, 112, 89.4], [60.3, 1.2, -0.4], [59.8, 75, 41]])
+    position = tomogram.to_position(index)
+    expected = look_up(features.embed(tomogram), position)
+    monkeypatch.setattr(LearnedFeatures, "embed", lambda *_: pytest.fail("the whole"))
+    for place, vector in zip(position, expected, strict=True):
+        np.testing.assert_allclose(features.embed_at(tomogram, place), vector[None], atol=2e-3)
+    assert features.embed_at(tomogram, []).shape == (0, features.channels)
+
+
+def test_many_places_are_looked_up_in_the_whole():
+    features = LearnedFeatures(model=make_model(), device="cpu", precision="float32")
+    tomogram = make_tomogram()
+    position = tomogram.to_position(np.random.default_rng(3).uniform(0, tomogram.shape, (9, 3)))
+    expected = look_up(features.embed(tomogram), position)
+    np.testing.assert_array_equal(features.embed_at(tomogram, position), expected)

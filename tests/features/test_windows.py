@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from tomoloc.features import windows
+from tomoloc.features.candidates import look_up
 from tomoloc.features.learned import LearnedFeatures
 from tomoloc.nn.stored import StoredModel
 from tomoloc.nn.window import WindowEncoder
@@ -32,6 +33,9 @@ def test_windows_stand_around_every_second_voxel(rng, monkeypatch):
         with torch.inference_mode():
             expected = network(window[None, None])[0]
         np.testing.assert_allclose(volume.data[:, z, y, x], expected, atol=2e-3)
+    position = tomogram.to_position([[0, 0, 0], [3.3, 6.2, 5.5], [7.4, 8.2, 10.3], [7, 1, 4]])
+    expected = look_up(volume, position, centers=False)
+    np.testing.assert_allclose(features.embed_at(tomogram, position), expected, atol=2e-3)
 
 
 def test_a_blank_place_does_no_harm():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,8 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 
 from tomoloc.arrays import allocate, release
+from tomoloc.features.candidates import look_up
 from tomoloc.features.dense import DenseRun
 from tomoloc.features.windows import WindowRun
 from tomoloc.nn.device import resolve_device
@@ -21,6 +24,7 @@ from tomoloc.nn.stored import StoredModel
 from tomoloc.nn.window import WindowEncoder
 from tomoloc.physics.contrast import robust_scale
 from tomoloc.physics.filters import rescale
+from tomoloc.tiling import read_mirrored
 from tomoloc.types import Tomogram, Volume
 
 __all__ = ["LearnedFeatures"]
@@ -111,24 +115,16 @@ class LearnedFeatures:
         ValueError
             If the tomogram is too coarse, too small or without any contrast.
         """
-        run, grid = self._start(tomogram)
-        data = allocate((*grid.shape, run.channels), np.float16)
-        for target, block in run.blocks():
-            data[target] = block
-            release(data)
-        return Volume(
-            data=np.moveaxis(data, -1, 0),
-            voxel_spacing=grid.voxel_spacing,
-            origin=grid.origin,
-            name=grid.name,
-        )
+        tomogram = self._fit(tomogram)
+        return self._whole(*self._start(tomogram, robust_scale(tomogram.data)))
 
     def embed_blocks(self, tomogram: Tomogram) -> Iterator[Volume]:
         """Do as `embed` but yield blocks that do not overlap and together are the whole.
 
         Each knows its own place. For tomograms whose embedding should not be kept as a whole.
         """
-        run, grid = self._start(tomogram)
+        tomogram = self._fit(tomogram)
+        run, grid = self._start(tomogram, robust_scale(tomogram.data))
         for target, block in run.blocks():
             yield Volume(
                 data=np.moveaxis(block, -1, 0),
@@ -137,9 +133,62 @@ class LearnedFeatures:
                 name=grid.name,
             )
 
-    def _start(self, tomogram: Tomogram) -> tuple[DenseRun | WindowRun, Volume]:
-        """Prepare a run, and the grid that its output will be on."""
+    def embed_at(self, tomogram: Tomogram, position: ArrayLike) -> NDArray[np.float32]:
+        """Embed some places of a tomogram whose protein is bright.
+
+        Parameters
+        ----------
+        tomogram : Tomogram
+            As for `embed`.
+        position : array_like, shape (n, 3)
+            xyz in angstrom, inside the tomogram.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, channels)
+            What `look_up` finds in what `embed` gives. Where they are few, only what the network
+            sees around them is computed.
+
+        Raises
+        ------
+        ValueError
+            As of `embed`.
+        """
+        tomogram = self._fit(tomogram)
+        places = np.reshape(np.asarray(position, dtype=float), (-1, 3))
         network = self._network
+        if isinstance(network, WindowEncoder):
+            parts = (self._embed_windows(network, tomogram, place) for place in places)
+        else:
+            crops = [_crop(network, tomogram, place) for place in places]
+            if sum(math.prod(crop.shape) for crop in crops) >= tomogram.data.size:
+                return look_up(self.embed(tomogram), places)
+            scale = robust_scale(tomogram.data)
+            parts = (self._whole(*self._start(crop, scale)) for crop in crops)
+        found = [np.zeros((0, self.channels), dtype=np.float32)]
+        for part, place in zip(parts, places, strict=True):
+            found.append(look_up(part, place, centers=self.finds_centers))
+        return np.concatenate(found)
+
+    @staticmethod
+    def _embed_windows(
+        network: WindowEncoder, tomogram: Tomogram, position: NDArray[np.floating[Any]]
+    ) -> Volume:
+        """Encode the windows of the grid points around a place."""
+        run = WindowRun(network=network, data=tomogram.data)
+        last = np.array(run.output_shape) - 1
+        low = np.floor(tomogram.to_index(position) / network.stride).astype(int)
+        low = np.clip(low, 0, np.maximum(last - 1, 0))
+        first, end = low * network.stride, (np.minimum(low + 1, last) + 1) * network.stride
+        tile = read_mirrored(tomogram.data, tuple(first - run.halo), tuple(end + run.halo))
+        return Volume(
+            data=run.encode(tile),
+            voxel_spacing=tomogram.voxel_spacing * network.stride,
+            origin=tomogram.to_position(first + run.offset),
+        )
+
+    def _fit(self, tomogram: Tomogram) -> Tomogram:
+        """Rescale a tomogram to voxels that the model takes."""
         spacing = self.working_spacing(tomogram.voxel_spacing)
         if spacing != tomogram.voxel_spacing:
             logger.info("rescaling from %.4g to %.4g Å voxels", tomogram.voxel_spacing, spacing)
@@ -150,26 +199,45 @@ class LearnedFeatures:
                 f"a tomogram of {sides} Å is too small: at least {_LEAST_SIDE * spacing:.0f} Å"
                 " are needed each way; check --voxel-spacing"
             )
-        run = self._run(tomogram)
+        return tomogram
+
+    def _start(
+        self, volume: Volume, scale: tuple[float, float]
+    ) -> tuple[DenseRun | WindowRun, Volume]:
+        """Prepare a run, and the grid that its output will be on."""
+        run = self._run(volume.data, scale)
         grid = Volume(
             data=np.broadcast_to(np.float16(0), run.output_shape),
-            voxel_spacing=spacing * network.stride,
-            origin=tomogram.to_position(np.full(3, run.offset)),
-            name=tomogram.name,
+            voxel_spacing=volume.voxel_spacing * self._network.stride,
+            origin=volume.to_position(np.full(3, run.offset)),
+            name=volume.name,
         )
         return run, grid
 
-    def _run(self, tomogram: Tomogram) -> DenseRun | WindowRun:
-        median, deviation = robust_scale(tomogram.data)
-        release(tomogram.data)
+    def _run(self, data: NDArray[Any], scale: tuple[float, float]) -> DenseRun | WindowRun:
+        release(data)
         if isinstance(self._network, WindowEncoder):
-            return WindowRun(network=self._network, data=tomogram.data)
+            return WindowRun(network=self._network, data=data)
         return DenseRun(
             network=self._network,
-            data=tomogram.data,
-            median=median,
-            deviation=deviation,
+            data=data,
+            median=scale[0],
+            deviation=scale[1],
             tile_bytes=self.tile_bytes or _tile_bytes(self._device),
+        )
+
+    @staticmethod
+    def _whole(run: DenseRun | WindowRun, grid: Volume) -> Volume:
+        """Put the blocks of a run together."""
+        data = allocate((*grid.shape, run.channels), np.float16)
+        for target, block in run.blocks():
+            data[target] = block
+            release(data)
+        return Volume(
+            data=np.moveaxis(data, -1, 0),
+            voxel_spacing=grid.voxel_spacing,
+            origin=grid.origin,
+            name=grid.name,
         )
 
     @cached_property
@@ -196,6 +264,15 @@ class LearnedFeatures:
             if weight.ndim == 5:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
         return network
+
+
+def _crop(network: DenseEncoder, tomogram: Tomogram, position: NDArray[np.floating[Any]]) -> Volume:
+    """Cut out all that matters for the grid points around a place; the grid stays the same."""
+    reach, period = network.halo + network.stride, network.period
+    index, size = tomogram.to_index(position), np.array(tomogram.shape)
+    start = np.floor((index - reach) / period).astype(int) * period
+    stop = np.ceil((index + reach + 1) / period).astype(int) * period
+    return tomogram.crop(np.clip(start, 0, (size - 1) // period * period), np.clip(stop, 1, size))
 
 
 def _computes_in_bfloat16(device: str) -> bool:

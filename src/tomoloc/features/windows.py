@@ -52,9 +52,14 @@ class WindowRun:
 
     def blocks(self) -> Iterator[tuple[Slices, NDArray[np.float16]]]:
         """Yield the output in blocks of shape (z, y, x, channels), and where they belong."""
-        tiles = map_tiles(self.data, self._encode, tiling=self._tiling, description="embedding")
+        tiles = map_tiles(self.data, self.encode, tiling=self._tiling, description="embedding")
         for target, block in tiles:
             yield target, np.moveaxis(block, 0, -1)
+
+    @property
+    def halo(self) -> int:
+        """Voxels around a point that its window reaches."""
+        return self.network.window // 2
 
     @property
     def _tiling(self) -> Tiling:
@@ -63,13 +68,19 @@ class WindowRun:
             shape=(z, y, x),
             stride=self.network.stride,
             period=self.network.stride,
-            halo=self.network.window // 2,
+            halo=self.halo,
             mirror=True,
             max_voxels=_TILE_VOXELS,
         )
 
     @torch.inference_mode()
-    def _encode(self, tile: NDArray[np.float32]) -> NDArray[np.float16]:
+    def encode(self, tile: NDArray[np.float32]) -> NDArray[np.float16]:
+        """Encode all windows of a tile (z, y, x) that start at its even voxels.
+
+        Returns
+        -------
+        ndarray of float16, shape (channels, z, y, x)
+        """
         side, step = self.network.window, self.network.stride
         windows = np.lib.stride_tricks.sliding_window_view(tile, (side, side, side))
         windows = windows[::step, ::step, ::step]
