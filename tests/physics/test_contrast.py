@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import scipy.fft
 
-from tomoloc.physics.contrast import detect_contrast, robust_scale, standardise
+from tomoloc import arrays
+from tomoloc.physics.contrast import brighten, detect_contrast, robust_scale, standardise
 from tomoloc.physics.ctf import evaluate_ctf
 from tomoloc.physics.projection import project
 from tomoloc.physics.reconstruction import back_project
@@ -140,3 +141,15 @@ def test_scale_of_a_volume_with_swapped_axes_needs_no_copy(rng):
     assert swapped == pytest.approx((median, deviation), rel=0.01)
     assert median == pytest.approx(3, abs=0.01)
     assert peak < data.nbytes / 1.5
+
+
+def test_dark_protein_is_made_bright(rng, tmp_path, monkeypatch):
+    data = np.memmap(tmp_path / "x", np.int8, "w+", shape=(5, 6, 7))
+    data[:] = rng.integers(-128, 128, data.shape)
+    assert brighten(data, contrast="light") is data
+    for limit in (arrays.LARGE_BYTES, 1):
+        monkeypatch.setattr(arrays, "LARGE_BYTES", limit)
+        bright = brighten(data, contrast="dark")
+        assert bright.dtype == np.float32
+        assert isinstance(bright, np.memmap) == (limit == 1)
+        np.testing.assert_array_equal(bright, -data.astype(float))

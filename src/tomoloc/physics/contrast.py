@@ -11,9 +11,10 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
+from tomoloc.arrays import allocate, release
 from tomoloc.physics.filters import radial_frequency
 
-__all__ = ["Contrast", "ContrastSign", "detect_contrast", "robust_scale", "standardise"]
+__all__ = ["Contrast", "ContrastSign", "brighten", "detect_contrast", "robust_scale", "standardise"]
 
 ContrastSign = Literal["dark", "light"]
 
@@ -100,6 +101,31 @@ def _skewness_scores(block: NDArray[np.float32]) -> NDArray[np.float64]:
         correlated = math.prod(min(n, math.sqrt(4 * math.pi / 3) * sigma) for n in block.shape)
         scores[i] = skewness / math.sqrt(6 * correlated / block.size)
     return scores
+
+
+def brighten(data: NDArray[Any], *, contrast: ContrastSign) -> NDArray[Any]:
+    """Turn the sign of a volume's values round, if need be, so that protein is bright.
+
+    Parameters
+    ----------
+    data : ndarray, shape (z, y, x)
+        May be memory-mapped: a few sections at a time are read.
+    contrast : {"dark", "light"}
+        Of protein in `data`.
+
+    Returns
+    -------
+    ndarray, shape (z, y, x)
+        `data` itself, or new values of float32, in a temporary file where they are many.
+    """
+    if contrast == "light":
+        return data
+    out = allocate(data.shape, np.float32)
+    for section, negative in zip(data, out, strict=True):
+        np.negative(section, out=negative, dtype=np.float32, casting="same_kind")
+        release(data)
+        release(out)
+    return out
 
 
 def standardise(data: NDArray[Any], *, contrast: ContrastSign = "light") -> NDArray[np.float32]:

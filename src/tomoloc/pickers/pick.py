@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tomoloc.localize import find_peaks
-from tomoloc.physics.contrast import ContrastSign, detect_contrast
+from tomoloc.physics.contrast import ContrastSign, brighten, detect_contrast
 from tomoloc.physics.filters import rescale
 from tomoloc.types import FloatArray, Particles, ScoreMap, Tomogram, Volume
 
@@ -107,8 +107,7 @@ def pick(
             f" ({sides} Å): check --voxel-spacing and what to look for, or give --diameter"
         )
     sign = choose_contrast(tomogram, contrast)
-    data = np.asarray(tomogram.data, dtype=np.float32)
-    bright = tomogram.with_data(-data if sign == "dark" else data)
+    bright = tomogram.with_data(brighten(tomogram.data, contrast=sign))
     spacing = picker.working_spacing(tomogram.voxel_spacing)
     if spacing != tomogram.voxel_spacing:
         logger.info("rescaling from %.4g to %.4g Å voxels", tomogram.voxel_spacing, spacing)
