@@ -1,0 +1,396 @@
+"""How well `pick embedding` finds proteins that no model was trained on, from one example each.
+
+    python benchmarks/generalize.py --structures FOLDER [--model general|FOLDER]
+        [--conditions NAME...] [--tomograms N] [--shots K...] [--template-matching N]
+        [--noise-only] [--de-novo] [--cache FOLDER] [--json FILE] [--picture FILE]
+
+Seven proteins in each simulated tomogram, each protein in one at least of every condition:
+
+* sparse: TomoTwin's conditions: 10 Å voxels, ±60° in steps of 2 or 3°, 150 e/Å2; 20 of each
+* crowded: five times as many
+* cell: sixteen other proteins as distractors, vesicles, gold, misalignment of 0.4 voxel, 110 e/Å2
+* tilt50, tilt40, dose135, dose120: as sparse, at the same places, with other optics
+* spacing13: voxels of 13 Å; small: proteins of 40 to 150 kDa alone
+
+An example is a particle well inside its tomogram, pointed at with an error of 5 to 10 Å. Examples
+are left out of the score: they are neither found nor missed. Picks count one to one within 50 Å.
+Everything is repeated with other draws of examples, and a protein's score is its mean over them.
+
+Beside it: the same network before any training and, on a few proteins, template matching with the
+true structure, both scored alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tomoloc.nn.stored import StoredModel
+from tomoloc.types import Particles, Sample, Tomogram
+from unseen.methods import Embedded, find_with_template, open_model, random_model
+from unseen.scenes import CONDITIONS, Protein, Scenes, find_proteins
+from unseen.scores import draw_examples, score_detection, score_picks
+from unseen.tables import SIZES, Row, draw_picture, mean, print_table, summarize, where
+
+DETECTED = 0.5
+"""Probability of a centre from which on a place counts as a particle."""
+GOALS = {
+    "sparse": (0.96, 0.98),
+    "crowded": (0.95, 0.97),
+    "cell": (0.85, 0.90),
+    "small": (0.9, 0.93),
+}
+DETECTION_GOALS = {"sparse": 0.96, "crowded": 0.94, "cell": 0.92}
+NOISE_SEEDS = 5
+MARGIN = 60.0
+"""Å from the rim of a crop within which nothing counts."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Bench:
+    """Scenes, methods and how often."""
+
+    scenes: Scenes
+    models: dict[str, StoredModel]
+    draws: int
+    shots: Sequence[int]
+    device: str
+    seed: int
+
+    def examples(
+        self, sample: Sample, labels: Sequence[str], *, number: int, draw: int, shots: int = 1
+    ) -> tuple[Any, Particles]:
+        """The same for all models and, at the same places, for all optics."""
+        rng = np.random.default_rng([self.seed, 3, number, draw, shots])
+        return draw_examples(sample.particles, labels, grid=sample.tomogram, rng=rng, shots=shots)
+
+
+def main() -> int:
+    given = read_arguments()
+    if given.structures is None or not given.structures.is_dir():
+        print("SKIP: no folder of structures; give --structures or set TOMOLOC_SHARED")
+        return 0
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    model = open_model(given.model)
+    proteins = find_proteins(given.structures, cache=given.cache)
+    bench = Bench(
+        scenes=Scenes(proteins=proteins, cache=given.cache, seed=given.seed),
+        models={
+            "embedding": model,
+            "random weights": random_model(seed=given.seed, voxel_spacing=model.voxel_spacing),
+        },
+        draws=given.draws,
+        shots=given.shots,
+        device=given.device,
+        seed=given.seed,
+    )
+    print(f"machine: {describe_machine()}")
+    print(f"model: {model.identity}; {len(proteins)} proteins; {given.draws} draws of examples\n")
+    results: dict[str, list[Row]] = {"picks": [], "detection": [], "template": [], "noise": []}
+    for condition in given.conditions:
+        n = min(given.tomograms or bench.scenes.number(condition), bench.scenes.number(condition))
+        for number in range(n):
+            start = time.perf_counter()
+            picks, detection = run_tomogram(bench, condition, number)
+            results["picks"] += picks
+            results["detection"] += detection
+            tell(f"{condition}_{number}", picks, time.perf_counter() - start)
+        for number in range(min(n, given.template_matching)):
+            results["template"] += compare_template(bench, condition, number, given)
+    report(results, given.conditions)
+    if given.noise_only:
+        results["noise"] = count_in_noise(bench)
+        report_noise(results["noise"])
+    if given.picture and results["picks"]:
+        draw_picture(where(results["picks"], shots=min(given.shots)), given.picture)
+    if given.json:
+        content = {"machine": describe_machine(), "model": model.identity, **results}
+        given.json.write_text(json.dumps(_plain(content), indent=1), "utf-8")
+    return 0
+
+
+def read_arguments() -> argparse.Namespace:
+    shared = os.environ.get("TOMOLOC_SHARED")
+    folder = Path(shared) / "structures" / "validation" if shared else None
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--structures", type=Path, default=folder)
+    parser.add_argument("--model", default="general", help="name or folder")
+    parser.add_argument(
+        "--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS), metavar="NAME"
+    )
+    parser.add_argument("--tomograms", type=int, help="of each condition; all by default")
+    parser.add_argument("--draws", type=int, default=3, help="of examples")
+    parser.add_argument("--shots", nargs="+", type=int, default=[1], help="examples of each label")
+    parser.add_argument(
+        "--template-matching", type=int, default=0, metavar="N", help="tomograms of a condition"
+    )
+    parser.add_argument("--template-proteins", type=int, default=3, help="of each such tomogram")
+    parser.add_argument("--angular-step", type=float, default=15.0, help="of template matching")
+    parser.add_argument("--noise-only", action="store_true", help="count picks in empty ice, too")
+    parser.add_argument("--cache", type=Path, default=Path("build/unseen"), help="of scenes")
+    parser.add_argument("--json", type=Path, help="all scores")
+    parser.add_argument("--picture", type=Path, help="PNG of F1 against mass")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--threads", type=int, help="of the network on a processor")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+# ------------------------------------------------------------------------------------- measure
+
+
+def run_tomogram(bench: Bench, condition: str, number: int) -> tuple[list[Row], list[Row]]:
+    """Pick in one tomogram with each model, draw of examples and number of them."""
+    sample = bench.scenes.sample(condition, number)
+    proteins = bench.scenes.wanted(condition, number)
+    picks, detection = [], []
+    for method, model in bench.models.items():
+        embedded = Embedded(tomogram=sample.tomogram, model=model, device=bench.device)
+        about = {"condition": condition, "method": method, "tomogram": number}
+        found = score_detection(embedded.candidates.particles, sample.particles, threshold=DETECTED)
+        detection.append({**about, **asdict(found)})
+        for shots in bench.shots:
+            for draw in range(bench.draws):
+                scores = run_draw(bench, embedded, sample, proteins, number, draw, shots)
+                picks += [{**about, "shots": shots, "draw": draw, **score} for score in scores]
+    return picks, detection
+
+
+def run_draw(
+    bench: Bench,
+    embedded: Embedded,
+    sample: Sample,
+    proteins: Sequence[Protein],
+    number: int,
+    draw: int,
+    shots: int,
+) -> list[Row]:
+    labels = [protein.label for protein in proteins]
+    rows, examples = bench.examples(sample, labels, number=number, draw=draw, shots=shots)
+    found = embedded.pick(embedded.targets(examples))
+    scores = score_picks(
+        found.picks, sample.particles, labels=labels, threshold=found.threshold, examples=rows
+    )
+    return [
+        {"mass_kda": protein.mass_kda, "diameter": protein.diameter, **asdict(score)}
+        for protein, score in zip(proteins, scores, strict=True)
+    ]
+
+
+def compare_template(
+    bench: Bench, condition: str, number: int, given: argparse.Namespace
+) -> list[Row]:
+    """Search a quarter of a tomogram with true structures, beside the embedding picker there.
+
+    The picker sees the whole tomogram, of which it needs an example; both are scored in the crop.
+    """
+    sample = bench.scenes.sample(condition, number)
+    proteins = sorted(bench.scenes.wanted(condition, number), key=lambda p: p.mass_kda)
+    chosen = np.linspace(0, len(proteins) - 1, given.template_proteins).round().astype(int)
+    crop = crop_quarter(sample.tomogram)
+    low, high = crop.origin + MARGIN, crop.origin + crop.extent - crop.voxel_spacing - MARGIN
+
+    def counts(particles: Particles) -> Particles:
+        # Along z the crop is the tomogram, where all counts.
+        within = (particles.position >= low) & (particles.position <= high)
+        return particles[within[:, :2].all(axis=1)]
+
+    truth = counts(sample.particles)
+    embedded = Embedded(
+        tomogram=sample.tomogram, model=bench.models["embedding"], device=bench.device
+    )
+    labels = [protein.label for protein in proteins]
+    rows: list[Row] = []
+
+    def note(method: str, protein: Protein, picks: Particles, threshold: dict[str, float]) -> None:
+        (score,) = score_picks(counts(picks), truth, labels=[protein.label], threshold=threshold)
+        about = {"condition": condition, "method": method, "tomogram": number}
+        kind = {"mass_kda": protein.mass_kda, "diameter": protein.diameter}
+        rows.append({**about, **kind, **asdict(score)})
+
+    for protein in (proteins[i] for i in chosen):
+        start = time.perf_counter()
+        found = find_with_template(
+            crop, protein, angular_step=given.angular_step, device=bench.device
+        )
+        note("template", protein, found.picks, found.threshold)
+        tell(f"{condition}_{number} {protein.label}", rows[-1:], time.perf_counter() - start)
+    for draw in range(bench.draws):
+        _, examples = bench.examples(sample, labels, number=number, draw=draw)
+        found = embedded.pick(embedded.targets(examples))
+        for protein in (proteins[i] for i in chosen):
+            note("embedding", protein, found.picks, found.threshold)
+    return rows
+
+
+def crop_quarter(tomogram: Tomogram) -> Tomogram:
+    """The middle half of a tomogram along x and y."""
+    z, y, x = tomogram.shape
+    part = tomogram.crop((0, y // 4, x // 4), (z, y // 4 + y // 2, x // 4 + x // 2))
+    return replace(tomogram, data=np.asarray(part.data), origin=part.origin)
+
+
+def count_in_noise(bench: Bench) -> list[Row]:
+    """Count picks in tomograms of ice, with examples from the tomograms of `sparse`."""
+    rows = []
+    model = bench.models["embedding"]
+    targets = {}
+    for number in range(bench.scenes.number("sparse")):
+        sample = bench.scenes.sample("sparse", number)
+        labels = [protein.label for protein in bench.scenes.wanted("sparse", number)]
+        embedded = Embedded(tomogram=sample.tomogram, model=model, device=bench.device)
+        _, examples = bench.examples(sample, labels, number=number, draw=0)
+        targets[number] = embedded.targets(examples)
+    for seed in range(NOISE_SEEDS):
+        tomogram = bench.scenes.noise(seed).tomogram
+        embedded = Embedded(tomogram=tomogram, model=model, device=bench.device)
+        for number, wanted in targets.items():
+            found = embedded.pick(wanted)
+            rows += [
+                {"tomogram": number, "seed": seed, "label": label, "n": len(found.chosen(label))}
+                for label in wanted.labels
+            ]
+    return rows
+
+
+# -------------------------------------------------------------------------------------- report
+
+
+def report(results: dict[str, list[Row]], conditions: Sequence[str]) -> None:
+    picks = results["picks"]
+    several = len({row["shots"] for row in picks}) > 1
+    head = [
+        "condition", "method", "proteins", "F1", "median", "goal", "best F1", "median", "goal",
+        "false", "error (Å)", "% of diameter",
+    ]  # fmt: skip
+    print("F1 by protein at the default threshold and at the best one; false picks of a label in a")
+    print("tomogram, and mean distance of right ones from the true centre, at the default one\n")
+    print_table(head, table_lines(picks, conditions, several=several))
+    print("By mass, one example (mean F1 at the default / at the best threshold)\n")
+    few = where(picks, shots=min((row["shots"] for row in picks), default=1))
+    head = ["condition", "method", *(f"{low:.0f}-{high:.0f} kDa" for low, high in SIZES)]
+    print_table(head, size_lines(few, conditions))
+    print(f"Detection whatever the label, at a probability of {DETECTED} and at the best one\n")
+    head = ["condition", "method", "F1", "goal", "best F1", "precision", "recall"]
+    print_table(head, detection_lines(results["detection"], conditions))
+    if results["template"]:
+        print("Template matching with the true structure, on a quarter of a few tomograms\n")
+        head = ["condition", "method", "proteins", "F1", "best F1", "false", "error (Å)"]
+        print_table(head, template_lines(results["template"], conditions))
+
+
+def groups(rows: Sequence[Row], conditions: Sequence[str]) -> Iterator[tuple[str, str, list[Row]]]:
+    for condition in conditions:
+        own = where(rows, condition=condition)
+        for method in dict.fromkeys(row["method"] for row in own):
+            yield condition, method, where(own, method=method)
+
+
+def table_lines(
+    rows: Sequence[Row], conditions: Sequence[str], *, several: bool
+) -> Iterator[list[Any]]:
+    for condition, method, own in groups(rows, conditions):
+        for shots in dict.fromkeys(row["shots"] for row in own):
+            s = summarize(where(own, shots=shots))
+            goal, best = GOALS.get(condition, (np.nan, np.nan))
+            name = f"{method}, {shots} example{'s' * (shots > 1)}" if several else method
+            yield [
+                condition, name, int(s["proteins"]), s["f1"], s["median"], goal, s["best_f1"],
+                s["best_median"], best, s["n_fp"], s["error"], s["error_percent"],
+            ]  # fmt: skip
+
+
+def size_lines(rows: Sequence[Row], conditions: Sequence[str]) -> Iterator[list[Any]]:
+    for condition, method, own in groups(rows, conditions):
+        cells = []
+        for low, high in SIZES:
+            part = [row for row in own if low <= row["mass_kda"] < high]
+            s = summarize(part) if part else None
+            cells.append(f"{s['f1']:.3f} / {s['best_f1']:.3f}" if s else "-")
+        yield [condition, method, *cells]
+
+
+def detection_lines(rows: Sequence[Row], conditions: Sequence[str]) -> Iterator[list[Any]]:
+    for condition, method, own in groups(rows, conditions):
+        f1, best, precision, recall = (
+            mean(row[key] for row in own) for key in ("f1", "best_f1", "precision", "recall")
+        )
+        yield [
+            condition,
+            method,
+            f1,
+            DETECTION_GOALS.get(condition, np.nan),
+            best,
+            precision,
+            recall,
+        ]
+
+
+def template_lines(rows: Sequence[Row], conditions: Sequence[str]) -> Iterator[list[Any]]:
+    for condition, method, own in groups(rows, conditions):
+        s = summarize(own)
+        labels = ", ".join(dict.fromkeys(str(row["label"]) for row in own))
+        yield [condition, method, labels, s["f1"], s["best_f1"], s["n_fp"], s["error"]]
+
+
+def report_noise(rows: Sequence[Row]) -> None:
+    counts = np.array([row["n"] for row in rows])
+    by_label: dict[str, int] = {}
+    for row in rows:
+        by_label[row["label"]] = by_label.get(row["label"], 0) + row["n"]
+    worst = sorted(by_label, key=lambda label: -by_label[label])[:3]
+    print(f"Ice without particles, {NOISE_SEEDS} tomograms, {len(by_label)} labels: ", end="")
+    print(f"at most {counts.max()} picks of a label in a tomogram (goal: 1), {counts.mean():.3f}")
+    print(f"on average; most over all: {', '.join(f'{w} {by_label[w]}' for w in worst)}")
+    print(f"{'PASS' if counts.max() <= 1 else 'FAIL'}\n", flush=True)
+
+
+def tell(name: str, rows: Sequence[Row], seconds: float) -> None:
+    """One line for each step on the way, on the error stream."""
+
+    def of(method: str) -> float:
+        return mean(row["f1"] for row in where(rows, method=method))
+
+    methods = dict.fromkeys(row["method"] for row in rows)
+    words = ", ".join(f"{method} {of(method):.2f}" for method in methods)
+    print(f"{name}: F1 {words}; {seconds:.0f} s", file=sys.stderr, flush=True)
+
+
+def describe_machine() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
+    accelerator = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return (
+        f"{model or platform.processor()}, {os.cpu_count()} cores{accelerator}, torch"
+        f" {torch.__version__}"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: no numbers of NumPy's, and none that is not a number."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
