@@ -9,15 +9,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tomoloc.io.targets import Targets
 from tomoloc.pickers import PICKERS, load_picker
 from tomoloc.pickers.pick import pick
 from tomoloc.types import Tomogram, Volume
 
 sys.path.insert(0, str(Path(__file__).parent / "pickers"))
+from handmade import BRIGHT, make_blob_model
 from planting import make_lobes, make_noise, plant
 
 LOBES = make_lobes([(0, 0, 0), (55, 0, 0), (0, 40, 30)], [38, 26, 22], name="lobes")
-EXAMPLES = {"template": {"template": LOBES, "angular_step": 36.0}}
+BLOBS = make_blob_model()
+EXAMPLES = {
+    "template": {"template": LOBES, "angular_step": 36.0},
+    "embedding": {
+        "reference": Targets(vectors=BRIGHT, label="lobes", model=BLOBS.identity),
+        "model": BLOBS,
+        "device": "cpu",
+    },
+}
 """Parameters with which each picker should find the planted particles."""
 
 

@@ -378,7 +378,7 @@ def test_two_of_one_name_need_two_folders(run, alone, tmp_path):
     (tmp_path / "TS_1.rec").write_bytes(alone.read_bytes())
     code, _, log = run(alone, tmp_path / "TS_1.rec", "-o", tmp_path / "out", *KNOT)
     assert code == 2
-    assert "pick them into separate folders" in log
+    assert "give them separate folders" in log
     assert not (tmp_path / "out").exists()
 
 

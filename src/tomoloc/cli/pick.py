@@ -10,8 +10,7 @@ import math
 import sys
 import time
 import types
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import MISSING, asdict, dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
@@ -21,16 +20,16 @@ import numpy as np
 from cyclopts import App, Parameter
 
 from tomoloc import __version__
-from tomoloc.cli.main import describe_error
-from tomoloc.cli.runs import is_done, peak_memory_gib, repeat_run
+from tomoloc.cli.objects import Given, find_reader, is_file_word, read_objects
+from tomoloc.cli.runs import is_done, name_outputs, peak_memory_gib, repeat_run, run_each
 from tomoloc.io.atomic import check_writable, writing
 from tomoloc.io.checks import check_tomogram
-from tomoloc.io.stored import WHAT_TO_DO, volume_name
+from tomoloc.io.stored import volume_name
 from tomoloc.nn.device import resolve_device
 from tomoloc.pickers import PICKERS, load_picker
 from tomoloc.pickers.pick import Picks
 from tomoloc.pickers.pick import pick as pick_particles
-from tomoloc.types import Structure, TiltSeries, Tomogram, Volume
+from tomoloc.types import TiltSeries, Tomogram, Volume
 
 __all__ = ["pick"]
 
@@ -107,6 +106,8 @@ def _command(method: str, picker: type) -> Callable[..., int]:
         "own": Annotated[options, Parameter(name="*")],
         "return": int,
     }
+    if all(item.default is not MISSING for item in fields(options)):
+        command.__kwdefaults__ = {"own": options()}
     summary, _, rest = (picker.__doc__ or "").partition("\n\n")
     body = rest.partition("Parameters\n")[0]
     command.__doc__ = (
@@ -117,20 +118,23 @@ def _command(method: str, picker: type) -> Callable[..., int]:
 
 
 def _option_class(method: str, picker: type) -> type:
-    """Mirror a picker's fields as options; what a picker takes as an object comes as a file."""
+    """Mirror a picker's fields as options; what a picker takes as an object comes as files."""
     hints = get_type_hints(picker)
     entries = []
     for item in fields(picker):
-        hint = hints[item.name]
-        if _is_template(hint):
-            hint = str
+        hint, reader = hints[item.name], find_reader(hints[item.name])
+        if reader is not None:
+            hint = reader.hint
         elif hint is bool:
             hint = Flag if not item.default else bool
         elif _holds_tuple(hint):
             hint = Annotated[hint, Parameter(negative="")]
         required = item.default is MISSING and item.default_factory is MISSING
-        entry = field() if required else field(default=item.default)
-        entries.append((item.name, hint, entry))
+        default = None if required else item.default
+        optional = not required or (reader is not None and reader.optional)
+        entries.append((item.name, hint, field(default=default) if optional else field()))
+        for name, further in (reader.more if reader else {}).items():
+            entries.append((name, further, field(default=None)))
     made = make_dataclass(f"{method.title()}Options", entries, frozen=True, kw_only=True)
     made.__doc__, made.__module__ = picker.__doc__, __name__
     return made
@@ -148,34 +152,30 @@ def _run(
 
     if not tomograms:
         raise ValueError(f"pick {method} needs at least one tomogram")
-    values = asdict(own)
-    _check_options(common, {**asdict(common), **values})
-    names = _output_names(tomograms)
-    templates = {name for name in values if _is_template(get_type_hints(picker_class)[name])}
-    parameters = _parameters({**asdict(common), **values}, files=templates)
-    for name in templates:
-        if values[name] is not None:
-            values[name] = _read_template(values[name], option=f"--{name.replace('_', '-')}")
-    picker = picker_class(**values)
+    words = asdict(own)
+    _check_options(common, {**asdict(common), **words})
+    names = name_outputs(tomograms, ending=".star")
+    hints = get_type_hints(picker_class)
+    read = {name for name, hint in hints.items() if find_reader(hint) is not None}
+    parameters = _parameters({**asdict(common), **words}, files=read)
     check_writable(common.output)
-    failures = []
     with show_progress(sys.stderr.isatty()):
-        for path, name in zip(tomograms, names, strict=True):
-            try:
-                table = _pick_one(path, name, method, picker, common, parameters)
-            except (ValueError, OSError, MemoryError) as error:
-                if len(tomograms) == 1:
-                    raise
-                message = describe_error(error)
-                logger.error("%s", message if str(path) in message else f"{path}: {message}")
-                failures.append(path)
-            else:
-                sys.stdout.write(f"{table}\n")
-                sys.stdout.flush()
-    if failures:
-        listed = ", ".join(str(path) for path in failures)
-        logger.error("%d of %d tomograms failed: %s", len(failures), len(tomograms), listed)
-    return 1 if failures else 0
+        given = Given(
+            tomograms=tomograms,
+            voxel_spacing=common.voxel_spacing,
+            contrast=common.contrast,
+            device=words["device"],
+        )
+        objects, inputs = read_objects(picker_class, words, given)
+        values = {item.name: words[item.name] for item in fields(picker_class)}
+        run = _Run(
+            method=method,
+            picker=picker_class(**{**values, **objects}),
+            common=common,
+            parameters=parameters,
+            inputs=inputs,
+        )
+        return run_each(tomograms, lambda number: run.pick(tomograms[number], names[number]))
 
 
 def _check_options(common: PickOptions, values: Mapping[str, Any]) -> None:
@@ -196,61 +196,73 @@ def _check_options(common: PickOptions, values: Mapping[str, Any]) -> None:
             raise ValueError(f"--tilt-range needs -90 <= LO < HI <= 90; got {low:g} {high:g}")
 
 
-def _pick_one(
-    path: Path,
-    name: str,
-    method: str,
-    picker: Any,
-    common: PickOptions,
-    parameters: Mapping[str, Any],
-) -> Path:
-    """Pick one tomogram unless that has been done; return the table's path."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Run:
+    """What is done with each tomogram."""
+
+    method: str
+    picker: Any
+    common: PickOptions
+    parameters: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+
+    def pick(self, path: Path, name: str) -> Path:
+        """Pick one tomogram unless that has been done; return the table's path."""
+        common, table = self.common, self.common.output / f"{name}.star"
+        source = {"tomogram": str(path.resolve()), **self.inputs}
+        if not common.overwrite and is_done(
+            table, method=self.method, parameters=self.parameters, inputs=source
+        ):
+            return table
+        start = time.perf_counter()
+        tomogram, mask = _read(path, name, common)
+        picks = pick_particles(
+            tomogram,
+            self.picker,
+            contrast=common.contrast,
+            threshold=common.threshold,
+            min_distance=common.min_distance,
+            max_particles=common.max_particles,
+            mask=mask,
+        )
+        results = {
+            "threshold": _threshold(picks),
+            "n_particles": len(picks.particles),
+            "diameter": float(self.picker.particle_diameter),
+            "device": resolve_device(self.picker.device),
+            "seconds": round(time.perf_counter() - start, 2),
+        }
+        peak = peak_memory_gib()
+        if peak is not None:
+            results["peak_memory_gib"] = round(peak, 3)
+        record = {
+            "tomoloc": {"version": __version__, "command": f"pick {self.method}", "format": 1},
+            "method": {"name": self.method},
+            "parameters": dict(self.parameters),
+            "inputs": source | _inputs(tomogram, picks.contrast),
+            "results": results,
+        }
+        _write(picks, record, tomogram, table=table, save_scores=common.save_scores)
+        thresholds = ", ".join(f"{value:.4g}" for value in picks.threshold)
+        message = "%s: %d particles above %s in %.1f s"
+        logger.info(message, name, results["n_particles"], thresholds, results["seconds"])
+        return table
+
+
+def _read(path: Path, name: str, common: PickOptions) -> tuple[Tomogram, Volume | None]:
+    """Read a tomogram, what is known of its tilt series, and its mask."""
     from tomoloc.io.tomograms import read_tomogram, read_volume
 
-    table, source = common.output / f"{name}.star", {"tomogram": str(path.resolve())}
-    if not common.overwrite and is_done(table, method=method, parameters=parameters, inputs=source):
-        return table
-    start = time.perf_counter()
     tomogram = read_tomogram(path, voxel_spacing=common.voxel_spacing)
     check_tomogram(replace(tomogram, name=str(path)))
     series = _tilt_series(path, common) or tomogram.tilt_series
     tomogram = replace(tomogram, name=name, tilt_series=series)
-    mask = None
-    if common.mask is not None:
-        mask = read_volume(common.mask, voxel_spacing=tomogram.voxel_spacing)
-        if not mask.data.any():
-            raise ValueError(f"{common.mask} is zero everywhere: no place is left for particles")
-    picks = pick_particles(
-        tomogram,
-        picker,
-        contrast=common.contrast,
-        threshold=common.threshold,
-        min_distance=common.min_distance,
-        max_particles=common.max_particles,
-        mask=mask,
-    )
-    results = {
-        "threshold": _threshold(picks),
-        "n_particles": len(picks.particles),
-        "diameter": float(picker.particle_diameter),
-        "device": resolve_device(picker.device),
-        "seconds": round(time.perf_counter() - start, 2),
-    }
-    peak = peak_memory_gib()
-    if peak is not None:
-        results["peak_memory_gib"] = round(peak, 3)
-    record = {
-        "tomoloc": {"version": __version__, "command": f"pick {method}", "format": 1},
-        "method": {"name": method},
-        "parameters": dict(parameters),
-        "inputs": source | _inputs(tomogram, picks.contrast),
-        "results": results,
-    }
-    _write(picks, record, tomogram, table=table, save_scores=common.save_scores)
-    thresholds = ", ".join(f"{value:.4g}" for value in picks.threshold)
-    message = "%s: %d particles above %s in %.1f s"
-    logger.info(message, name, results["n_particles"], thresholds, results["seconds"])
-    return table
+    if common.mask is None:
+        return tomogram, None
+    mask = read_volume(common.mask, voxel_spacing=tomogram.voxel_spacing)
+    if not mask.data.any():
+        raise ValueError(f"{common.mask} is zero everywhere: no place is left for particles")
+    return tomogram, mask
 
 
 def _write(
@@ -291,33 +303,6 @@ def _write(
             )
 
 
-def _is_template(hint: Any) -> bool:
-    return bool({Structure, Volume} & set(get_args(hint) or (hint,)))
-
-
-def _read_template(source: str, *, option: str) -> Structure | Volume:
-    from tomoloc.io.structures import read_structure
-
-    if source.startswith("builtin:"):
-        from tomoloc.simulate.structures import make_complex
-
-        seed = source.removeprefix("builtin:")
-        if not seed.isdigit():
-            raise ValueError(f"built-in structures are builtin:SEED, a whole number; got {source}")
-        return make_complex(int(seed))
-    try:
-        found = read_structure(source)
-        if isinstance(found, Volume):
-            if min(found.shape) < 2:
-                raise ValueError(f"{source} is a single image; a density map is needed")
-            check_tomogram(replace(found, name=source))
-    except (ValueError, OSError) as error:
-        # Of the template the voxel size cannot be given, of the tomogram it can.
-        text = describe_error(error).replace(WHAT_TO_DO, "write it into the map's header")
-        raise ValueError(f"{option}: {text}") from error
-    return found
-
-
 def _tilt_series(path: Path, common: PickOptions) -> TiltSeries | None:
     from tomoloc.io.tilts import find_tilt_files, list_tilt_series, read_tilt_series
 
@@ -336,33 +321,18 @@ def _tilt_series(path: Path, common: PickOptions) -> TiltSeries | None:
     return read_tilt_series(file, tomogram=volume_name(path) if several else None)
 
 
-def _output_names(tomograms: Sequence[Path]) -> list[str]:
-    """Name tables after their tomograms, and after the folders where those are all alike."""
-    stems = [volume_name(path) for path in tomograms]
-    counts = Counter(stems)
-    names = [
-        stem if counts[stem] == 1 else path.resolve().parent.name
-        for stem, path in zip(stems, tomograms, strict=True)
-    ]
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise ValueError(
-            f"several tomograms would be written as {twice[0]}.star; pick them into separate"
-            " folders"
-        )
-    return names
-
-
 def _parameters(values: Mapping[str, Any], *, files: Collection[str]) -> dict[str, Any]:
     """Collect what makes a run, as TOML can hold it, with paths that are valid anywhere."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         if value is None or name in {"overwrite", "config", "output"}:
             continue
-        if isinstance(value, Path) or (name in files and Path(value).exists()):
+        if isinstance(value, Path) or (name in files and is_file_word(value)):
             found[name] = str(Path(value).resolve())
+        elif isinstance(value, list | tuple):
+            found[name] = [str(v.resolve()) if isinstance(v, Path) else v for v in value]
         else:
-            found[name] = list(value) if isinstance(value, tuple) else value
+            found[name] = value
     return found
 
 

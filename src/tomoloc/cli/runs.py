@@ -28,6 +28,13 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 SECTIONS = ("tomoloc", "method", "parameters", "inputs", "results")
+RIVALS = {
+    "tilt-range": ("tilt-file",),
+    "tilt-file": ("tilt-range",),
+    "reference": ("targets",),
+    "targets": ("reference", "reference-tomogram"),
+}
+"""Options of a record that one on the command line takes the place of, besides its own."""
 
 
 def name_outputs(tomograms: Sequence[Path], *, ending: str) -> list[str]:
@@ -185,8 +192,9 @@ def repeat_run(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
     if method != commands[-1]:
         raise ValueError(f"{path} is the record of pick {method}, not of pick {commands[-1]}")
     values = {name.replace("_", "-"): value for name, value in record["parameters"].items()}
-    if by_name["--tilt-range"].tokens or by_name["--tilt-file"].tokens:
-        values = {k: v for k, v in values.items() if k not in {"tilt-range", "tilt-file"}}
+    for option, rivals in RIVALS.items():
+        if f"--{option}" in by_name and by_name[f"--{option}"].tokens:
+            values = {k: v for k, v in values.items() if k not in rivals}
     Dict(data=values, source=path, use_commands_as_keys=False)(app, commands, arguments)
     if not by_name["TOMOGRAMS"].tokens:
         word = str(record["inputs"].get("tomogram"))

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tomoloc.nn.encoder import DenseEncoder
 from tomoloc.nn.window import WindowEncoder
 
-__all__ = ["StoredModel", "find_model", "load_model", "save_model"]
+__all__ = ["StoredModel", "find_model", "is_shipped", "load_model", "save_model"]
 
 SHIPPED = Path(__file__).parents[1] / "models"
 """Models that come with tomoloc."""
@@ -141,14 +141,20 @@ def find_model(model: Path | str) -> Path:
     FileNotFoundError
         If it is neither.
     """
-    shipped = sorted(f.parent.name for f in SHIPPED.glob(f"*/{_CONFIG}"))
-    if str(model) in shipped:
-        return SHIPPED / str(model)
     folder = Path(model)
+    if is_shipped(model):
+        return SHIPPED / folder
     if folder.is_dir():
         return folder
+    shipped = sorted(f.parent.name for f in SHIPPED.glob(f"*/{_CONFIG}"))
     names = f"one that tomoloc ships ({', '.join(shipped)})" if shipped else "shipped with tomoloc"
     raise FileNotFoundError(f"no model {model}: neither a folder nor {names}")
+
+
+def is_shipped(model: Path | str) -> bool:
+    """Tell whether a word is the name of a model that comes with tomoloc."""
+    word = str(model)
+    return word == Path(word).name and (SHIPPED / word / _CONFIG).is_file()
 
 
 def load_model(folder: Path | str) -> StoredModel:

@@ -12,6 +12,7 @@ __all__ = ["PICKERS", "load_picker"]
 
 PICKERS = {
     "template": "tomoloc.pickers.template:TemplatePicker",
+    "embedding": "tomoloc.pickers.embedding:EmbeddingPicker",
 }
 """Where each method's class is, loaded on first use."""
 

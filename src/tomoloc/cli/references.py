@@ -1,0 +1,173 @@
+"""Examples of what to look for: from a table and its tomograms to vectors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from tomoloc.io.checks import check_tomogram
+from tomoloc.io.stored import volume_name
+from tomoloc.io.tables import read_particles
+from tomoloc.io.targets import Targets
+from tomoloc.io.tomograms import read_tomogram
+from tomoloc.nn.stored import StoredModel
+from tomoloc.physics.contrast import brighten
+from tomoloc.pickers.embedding import embed_examples
+from tomoloc.pickers.pick import choose_contrast
+from tomoloc.types import Particles, Tomogram
+
+__all__ = ["read_references"]
+
+logger = logging.getLogger(__name__)
+
+_UNNAMED = "(no name)"
+"""Where a table does not say which tomogram a particle lies in."""
+_LABEL = "particle"
+"""Where a table does not say what its particles are."""
+
+
+def read_references(
+    table: Path,
+    *,
+    model: StoredModel,
+    tomograms: Sequence[Path],
+    elsewhere: Sequence[Path] = (),
+    voxel_spacing: float | None = None,
+    contrast: Literal["auto", "dark", "light"] = "auto",
+    device: str = "auto",
+) -> Targets:
+    """Embed the examples of a table, in whichever tomogram they lie.
+
+    Parameters
+    ----------
+    table : Path
+        Of any dialect, or a folder of such tables.
+    model : StoredModel
+    tomograms : sequence of Path
+        Those that are picked.
+    elsewhere : sequence of Path
+        Others, which only hold examples. A table that names no tomogram belongs to the only one of
+        these, or, where there are none, to the only one that is picked.
+    voxel_spacing : float, optional
+        Of tomograms that are picked, and of the others where their files do not state it.
+    contrast : {"auto", "dark", "light"}
+        Of protein in all of them.
+    device : {"auto", "cpu", "cuda"}
+
+    Returns
+    -------
+    Targets
+        One for each example, in the order of the table.
+
+    Raises
+    ------
+    ValueError
+        If the table is empty, names a tomogram that is not given, or an example lies outside its
+        tomogram.
+    OSError
+        If a file cannot be read.
+    """
+    particles = _read_table(table)
+    stated = particles is not None
+    if particles is None:
+        # For a start only the names matter; positions follow for each tomogram.
+        particles = read_particles(table, tomogram=_UNNAMED, voxel_spacing=1, shape=(1, 1, 1))
+    if not len(particles):
+        raise ValueError(f"{table} holds no particles; at least one example is needed")
+    files = {
+        name: _find_tomogram(name, table, tomograms=tomograms, elsewhere=elsewhere)
+        for name in particles.tomograms
+    }
+    for path in elsewhere:
+        if path not in files.values():
+            logger.warning("%s: no example of %s lies in it", path, table)
+    names = np.asarray(particles.tomogram)
+    parts, rows = [], []
+    for name, path in files.items():
+        tomogram = _read_bright(
+            path, contrast=contrast, voxel_spacing=voxel_spacing, is_picked=path in tomograms
+        )
+        if not stated:
+            particles = read_particles(
+                table,
+                tomogram=_UNNAMED,
+                voxel_spacing=tomogram.voxel_spacing,
+                shape=tomogram.shape,
+            )
+        examples = _labelled(replace(particles, tomogram=np.where(names == name, str(path), "-")))
+        try:
+            parts.append(embed_examples(tomogram, examples, model=model, device=device))
+        except ValueError as error:
+            raise ValueError(f"{table}: {error}") from error
+        rows.append(np.flatnonzero(names == name))
+    order = np.argsort(np.concatenate(rows))
+    return Targets(
+        vectors=np.concatenate([part.vectors for part in parts])[order],
+        label=np.concatenate([np.asarray(part.label) for part in parts])[order],
+        model=model.identity,
+    )
+
+
+def _read_table(table: Path) -> Particles | None:
+    """Read a table by what it states; None if that is not enough."""
+    try:
+        return read_particles(table, tomogram=_UNNAMED)
+    except ValueError:
+        return None
+
+
+def _labelled(particles: Particles) -> Particles:
+    return replace(particles, label=_LABEL) if particles.labels == [""] else particles
+
+
+def _find_tomogram(
+    name: str, table: Path, *, tomograms: Sequence[Path], elsewhere: Sequence[Path]
+) -> Path:
+    """Find the file of a tomogram that a table names, or does not name."""
+    if name == _UNNAMED:
+        places = elsewhere or tomograms
+        if len(set(places)) == 1:
+            return places[0]
+        name = table.stem
+    known = list(dict.fromkeys([*elsewhere, *tomograms]))
+    plain = volume_name(name).removesuffix(".tomostar")
+    found = [path for path in known if volume_name(path) in {name, plain}]
+    # Simulated tomograms are all called tomogram.mrc; their folders tell them apart.
+    found = found or [path for path in known if path.resolve().parent.name in {name, plain}]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"{table}: tomogram {name} may be {_listed(found)}; give one of them")
+    raise ValueError(
+        f"{table}: its examples lie in tomogram {name}, which is not given (there is"
+        f" {_listed(known)}); add its file with --reference-tomogram"
+    )
+
+
+def _listed(paths: Iterable[Path]) -> str:
+    return ", ".join(map(str, paths))
+
+
+def _read_bright(
+    path: Path,
+    *,
+    contrast: Literal["auto", "dark", "light"],
+    voxel_spacing: float | None,
+    is_picked: bool,
+) -> Tomogram:
+    """Read a tomogram and turn it so that protein is bright; tables count from its first voxel."""
+    try:
+        tomogram = read_tomogram(path, voxel_spacing=voxel_spacing if is_picked else None)
+    except ValueError:
+        if is_picked or voxel_spacing is None:
+            raise
+        tomogram = read_tomogram(path, voxel_spacing=voxel_spacing)
+    tomogram = replace(tomogram, name=str(path), origin=np.zeros(3))
+    check_tomogram(tomogram)
+    sign = choose_contrast(tomogram, contrast)
+    return tomogram.with_data(brighten(tomogram.data, contrast=sign))

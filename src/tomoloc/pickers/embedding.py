@@ -1,0 +1,266 @@
+"""Pick by example: what lies near an example in the space of a trained network's vectors."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tomoloc.features.candidates import Candidates, find_candidates
+from tomoloc.features.learned import LearnedFeatures
+from tomoloc.io.targets import Targets, check_model
+from tomoloc.localize import find_peaks
+from tomoloc.nn.stored import StoredModel, find_model, load_model
+from tomoloc.pickers.competition import compete
+from tomoloc.types import FloatArray, Particles, ScoreMap, Tomogram, Volume
+
+__all__ = ["EmbeddingPicker", "embed_examples"]
+
+logger = logging.getLogger(__name__)
+
+_THRESHOLD = 0.5
+"""Where a candidate is as likely of the label as not."""
+_STEEPNESS = 0.25
+"""Of the peaks in the score map; from 0.5 on, what lies beside a peak could fall below 0."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EmbeddingPicker:
+    """Find more of what a few examples show; any particle, no training.
+
+    A network has learned from thousands of simulated complexes to give each place of a tomogram a
+    vector, alike for particles of one kind and unlike for others, and the probability that a
+    particle's centre is there. Candidates are the maxima of that probability, and of the
+    similarity to the examples. All labels compete for each of them, beside all that is none of
+    them; the score is the probability that it is of its label. The default threshold of 0.5 needs
+    no truth, and the sum of what the scores of the picks lack to 1 is the expected number of
+    false ones. The idea is that of TomoTwin [1]_.
+
+    Parameters
+    ----------
+    reference : Targets
+        Examples, one or more of each label: as a file, a table of positions in any program's
+        format; as an object, what `embed_examples` makes of them with the same model.
+    model : StoredModel or str
+        Trained network: name of one that comes with tomoloc, or a folder.
+    diameter : float
+        Of the particles, in angstrom. It only sets how far they are apart at least (half of it),
+        and which of them reach over the border.
+    device : str
+        auto, cpu or cuda.
+    seed : int
+        Nothing in this method is random; it stands in the record of a run.
+
+    References
+    ----------
+    .. [1] Rice et al., Nature Methods 20, 871 (2023), doi:10.1038/s41592-023-01878-z.
+    """
+
+    reference: Targets
+    model: StoredModel | str = "general"
+    diameter: float = 120.0
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not len(self.reference):
+            raise ValueError("reference holds no examples; give at least one for each label")
+        if not self.diameter > 0:
+            raise ValueError(f"diameter must be positive; got {self.diameter}")
+
+    @property
+    def particle_diameter(self) -> float:
+        """As given, in angstrom."""
+        return self.diameter
+
+    def working_spacing(self, voxel_spacing: float) -> float:
+        """Return the model's voxel spacing, or the tomogram's where it hardly differs.
+
+        Raises
+        ------
+        ValueError
+            If the tomogram is too coarse for the model.
+        """
+        return self._features.working_spacing(voxel_spacing)
+
+    def score(self, tomogram: Tomogram) -> ScoreMap:
+        """Embed a tomogram and let the labels compete for the candidates.
+
+        Parameters
+        ----------
+        tomogram : Tomogram
+            Protein bright.
+
+        Returns
+        -------
+        ScoreMap
+            On the network's grid; 0 but for a small paraboloid around each candidate, whose peak
+            is its probability and lies, between grid points, at its position.
+
+        Raises
+        ------
+        ValueError
+            If the examples are of another model, or the tomogram is too small.
+        """
+        labels = self.reference.labels
+        if _is_flat(tomogram.data):
+            empty = np.zeros((len(labels), *tomogram.shape), dtype=np.float32)
+            return ScoreMap(
+                data=empty,
+                voxel_spacing=tomogram.voxel_spacing,
+                origin=tomogram.origin,
+                name=tomogram.name,
+                labels=tuple(labels),
+            )
+        features = self._features
+        examples = [self.reference.of(label) for label in labels]
+        embedding = features.embed(tomogram)
+        candidates = find_candidates(
+            embedding,
+            centers=features.finds_centers,
+            targets=[_direction(vectors) for vectors in examples],
+        )
+        grid = Volume(
+            data=np.broadcast_to(np.float32(0), embedding.shape),
+            voxel_spacing=embedding.voxel_spacing,
+            origin=embedding.origin,
+            name=embedding.name,
+        )
+        del embedding
+        center = np.asarray(candidates.particles.score)
+        probability = compete(candidates.vectors, center, examples=examples)
+        return _paint(grid, candidates, probability, labels)
+
+    def threshold(
+        self, scores: ScoreMap, *, min_distance: float, mask: Volume | None = None
+    ) -> FloatArray:
+        """Take what is more likely right than wrong, and tell how many will be wrong.
+
+        Parameters
+        ----------
+        scores : ScoreMap
+            From `score`.
+        min_distance : float
+            As for `find_peaks`, in angstrom.
+        mask : Volume, data shape (z, y, x), optional
+            Where peaks count.
+
+        Returns
+        -------
+        ndarray, shape (label,)
+            0.5 for each.
+        """
+        found = find_peaks(scores, threshold=_THRESHOLD, min_distance=min_distance, mask=mask)
+        wrong = float(np.sum(1 - np.asarray(found.score)))
+        name = f"{scores.name}: " if scores.name else ""
+        logger.info(
+            "%sof %d picks above %g, %.1f are expected to be wrong",
+            name,
+            len(found),
+            _THRESHOLD,
+            wrong,
+        )
+        return np.full(len(scores.labels), _THRESHOLD)
+
+    @cached_property
+    def _features(self) -> LearnedFeatures:
+        model = self.model
+        if not isinstance(model, StoredModel):
+            model = load_model(find_model(model))
+        check_model(self.reference.model, model.identity, what="reference")
+        return LearnedFeatures(model=model, device=self.device)
+
+
+def embed_examples(
+    tomogram: Tomogram, examples: Particles, *, model: StoredModel, device: str = "auto"
+) -> Targets:
+    """Embed the examples in a tomogram.
+
+    Parameters
+    ----------
+    tomogram : Tomogram
+        Protein bright; of any spacing up to twice the model's.
+    examples : Particles
+        One or more of each label. Those that name another tomogram are left out.
+    model : StoredModel
+    device : {"auto", "cpu", "cuda"}
+
+    Returns
+    -------
+    Targets
+        One for each example.
+
+    Raises
+    ------
+    ValueError
+        If an example lies outside the tomogram, or has no label.
+    """
+    rows = np.flatnonzero(np.isin(np.asarray(examples.tomogram), ["", tomogram.name]))
+    own = examples[rows]
+    for row, label, inside, position in zip(
+        rows, np.asarray(own.label), tomogram.contains(own.position), own.position, strict=True
+    ):
+        if not label:
+            raise ValueError(f"example {row + 1} has no label; name what each example shows")
+        if not inside:
+            place = ", ".join(f"{x:.0f}" for x in position - tomogram.origin)
+            sides = " x ".join(f"{x:.0f}" for x in tomogram.extent)
+            raise ValueError(
+                f"example {row + 1} ({label}) at ({place}) Å lies outside tomogram"
+                f" {tomogram.name}, which has {sides} Å (x y z)"
+            )
+    features = LearnedFeatures(model=model, device=device)
+    return Targets(
+        vectors=features.embed_at(tomogram, own.position), label=own.label, model=model.identity
+    )
+
+
+def _direction(vectors: FloatArray) -> FloatArray:
+    """Mean of unit vectors, of length 1; the first of them where they cancel out."""
+    mean = np.mean(vectors, axis=0)
+    length = np.linalg.norm(mean)
+    return mean / length if length > 1e-6 else vectors[0]
+
+
+def _is_flat(data: NDArray[np.number]) -> bool:
+    first = data[0, 0, 0]
+    return all(bool((section == first).all()) for section in data)
+
+
+def _paint(
+    grid: Volume, candidates: Candidates, probability: FloatArray, labels: list[str]
+) -> ScoreMap:
+    """Make the score map that `find_peaks` reads positions and probabilities from.
+
+    Around the grid point nearest to a candidate's place c, the score falls off with the square of
+    the distance to c, so that a parabola through three points along an axis has its vertex there.
+    """
+    # Untouched pages of zeros take no memory, however large the grid is.
+    data = np.zeros((len(labels), *grid.shape), dtype=np.float32)
+    place = grid.to_index(candidates.particles.position)
+    last = np.array(grid.shape) - 1
+    nearest = np.clip(np.rint(place), 0, last).astype(int)
+    steps = np.array([s for s in product((-1, 0, 1), repeat=3) if np.abs(s).sum() <= 1])
+    # The best ones last: where two are neighbours, it is the worse one that is spoilt.
+    for row in np.argsort(probability.max(axis=1, initial=0), kind="stable"):
+        channel = int(probability[row].argmax())
+        height = float(probability[row, channel])
+        if height <= 0:
+            continue
+        offset = np.clip(place[row] - nearest[row], -0.5, 0.5)
+        points = nearest[row] + steps
+        points = points[((points >= 0) & (points <= last)).all(axis=1)]
+        away = ((points - nearest[row] - offset) ** 2).sum(axis=1) - (offset**2).sum()
+        z, y, x = points.T
+        data[channel, z, y, x] = height * (1 - _STEEPNESS * away)
+    return ScoreMap(
+        data=data,
+        voxel_spacing=grid.voxel_spacing,
+        origin=grid.origin,
+        name=grid.name,
+        labels=tuple(labels),
+    )

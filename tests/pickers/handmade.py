@@ -1,0 +1,46 @@
+"""A dense encoder that nobody trained: it blurs, and what is bright then is a particle."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from tomoloc.nn.encoder import DenseEncoder
+from tomoloc.nn.stored import StoredModel
+
+BINOMIAL = torch.tensor([1.0, 2.0, 1.0]) / 4
+KERNEL = BINOMIAL[:, None, None] * BINOMIAL[:, None] * BINOMIAL
+
+
+def make_blob_model(*, blurs: int = 4, height: float = 0.2, steepness: float = 40.0) -> StoredModel:
+    """Blur the tomogram; vectors turn from (0, 1) to (1, 0) where it passes `height`.
+
+    As there is no linear way through a ReLU, bright and dark go separate ways, and each
+    residual block makes x - x + blurred x of x.
+    """
+    network = DenseEncoder(widths=(4,), down=(blurs,), up=(), channels=2)
+    bright, dark = 0, 1
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                parameter.zero_()
+        for way, sign in ((bright, 1.0), (dark, -1.0)):
+            network.stem.convolution.weight[way, 0] = sign / 64
+            for block in network.downward[0]:
+                first, second = (unit.convolution.weight for unit in (block.first, block.second))
+                first[way, way, 1, 1, 1] = 1
+                first[way + 2, way] = KERNEL
+                second[way, way, 1, 1, 1] = -1
+                second[way, way + 2, 1, 1, 1] = 1
+        heads = network.heads
+        heads.bias.zero_()
+        for channel, slope in ((0, 1.0), (1, -1.0), (2, steepness)):
+            heads.weight[channel, bright, 0, 0, 0] = slope
+            heads.weight[channel, dark, 0, 0, 0] = -slope
+        heads.bias[1] = 2 * height
+        heads.bias[2] = -steepness * height
+    return StoredModel(network=network.eval(), voxel_spacing=10.0, name="blobs")
+
+
+BRIGHT = np.array([[1.0, 0.0]])
+"""Vector of what is twice as bright as `height`."""
