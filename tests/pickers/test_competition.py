@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tomoloc.pickers.competition import Calibration, compete, fit_calibration
+
+CHANNELS = 16
+
+
+def make_tomogram(rng, *, labels=10, particles=25, background=300, spread=0.06):
+    """Candidates around planted directions, centres that tell a little, and background."""
+    directions = rng.normal(size=(labels, CHANNELS))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    members = np.repeat(directions, particles, axis=0)
+    noise = rng.gamma(2.0, 0.5, len(members))[:, None] * rng.normal(size=members.shape)
+    vectors = np.concatenate([members + spread * noise, rng.normal(size=(background, CHANNELS))])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    label = np.concatenate(
+        [np.repeat([f"p{i}" for i in range(labels)], particles), [""] * background]
+    )
+    center = np.clip(rng.normal(np.where(label == "", 0.3, 0.5), 0.1), 0.1, 0.95)
+    return vectors, center, label
+
+
+@pytest.fixture(scope="module")
+def calibration():
+    rng = np.random.default_rng(5)
+    return fit_calibration([make_tomogram(rng) for _ in range(4)], seed=1)
+
+
+def pick_one_each(label, wanted, rng):
+    return [rng.choice(np.flatnonzero(label == name)) for name in wanted]
+
+
+def test_finds_members_and_leaves_rivals_and_background(calibration):
+    rng = np.random.default_rng(2)
+    vectors, center, label = make_tomogram(rng)
+    wanted = ["p3", "p7", "p1"]
+    rows = pick_one_each(label, wanted, rng)
+    p = compete(vectors, center, examples=[vectors[[r]] for r in rows], calibration=calibration)
+    assert p.shape == (len(vectors), 3)
+    assert ((p > 0).sum(axis=1) <= 1).all()
+    for column, name in enumerate(wanted):
+        found = p[:, column] > 0.5
+        assert (found & (label == name)).sum() > 20
+        assert (found & (label != name)).sum() <= 2
+
+
+@pytest.mark.parametrize("background", [100, 2000])
+def test_probabilities_are_frequencies_however_many_particles_there_are(calibration, background):
+    rng = np.random.default_rng(8)
+    expected = right = count = 0.0
+    for _ in range(12):
+        vectors, center, label = make_tomogram(rng, background=background, spread=0.12)
+        rows = pick_one_each(label, ["p0", "p1"], rng)
+        examples = [vectors[[r]] for r in rows]
+        p = compete(vectors, center, examples=examples, calibration=calibration)
+        named = np.array(["p0", "p1"])[p.argmax(axis=1)] == label
+        some = p.max(axis=1) > 0.3
+        expected, right = expected + p.max(axis=1)[some].sum(), right + named[some].sum()
+        count += some.sum()
+    assert abs(expected - right) < 0.15 * count
+
+
+def test_several_examples_are_averaged_robustly():
+    rng = np.random.default_rng(3)
+    vectors, center, label = make_tomogram(rng)
+    own = np.flatnonzero(label == "p2")[:6]
+    wrong = np.flatnonzero(label == "p5")[:1]
+    examples = vectors[np.concatenate([own, wrong])]
+    p = compete(vectors, center, examples=[examples], refine=False)[:, 0]
+    assert np.median(p[label == "p2"]) > 10 * np.median(p[label == "p5"])
+
+
+def test_refined_targets_find_more_than_a_poor_example(calibration):
+    rng = np.random.default_rng(4)
+    gains = []
+    for _ in range(5):
+        vectors, center, label = make_tomogram(rng, labels=4, spread=0.03)
+        own = np.flatnonzero(label == "p1")
+        center_of_all = vectors[own].mean(axis=0)
+        poor = own[(vectors[own] @ center_of_all).argmin()]
+        found = [
+            compete(
+                vectors, center, examples=[vectors[[poor]]], calibration=calibration, refine=refine
+            )[own, 0].sum()
+            for refine in (False, True)
+        ]
+        gains.append(found[1] - found[0])
+    assert np.mean(gains) > 0
+
+
+def test_noise_alone_is_nothing(calibration):
+    rng = np.random.default_rng(6)
+    vectors, center, label = make_tomogram(rng)
+    noise, weak = vectors[label == ""], center[label == ""]
+    examples = [vectors[[r]] for r in pick_one_each(label, ["p0", "p4"], rng)]
+    assert (compete(noise, weak, examples=examples, calibration=calibration) > 0.5).sum() <= 1
+
+
+def test_no_candidate_no_answer(calibration):
+    example = np.eye(CHANNELS)[:1]
+    assert compete(np.zeros((0, CHANNELS)), [], examples=[example]).shape == (0, 1)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="at least one example"):
+        compete(np.eye(4), np.ones(4) / 2, examples=[np.zeros((0, 4))])
+    with pytest.raises(ValueError, match="several labels"):
+        fit_calibration([(np.eye(4), np.ones(4) / 2, np.array([""] * 4))], seed=0)
+    with pytest.raises(ValueError, match="calibration is damaged"):
+        Calibration.of({"calibration": {"unlike": "much"}})
+    with pytest.raises(ValueError, match="calibration is damaged"):
+        Calibration.of({"calibration": {"colour": 1}})
+
+
+def test_configuration_round_trip(calibration):
+    assert Calibration.of({"calibration": calibration.to_dict()}) == calibration
+    assert Calibration.of({}) == Calibration()
