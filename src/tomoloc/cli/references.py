@@ -133,6 +133,11 @@ def _find_tomogram(
         places = elsewhere or tomograms
         if len(set(places)) == 1:
             return places[0]
+        if table.stem not in {volume_name(path) for path in places}:
+            raise ValueError(
+                f"{table}: it does not say which tomogram its examples lie in, and there are"
+                f" {_listed(places)}; name them in a column (rlnTomoName)"
+            )
         name = table.stem
     known = list(dict.fromkeys([*elsewhere, *tomograms]))
     plain = volume_name(name).removesuffix(".tomostar")

@@ -35,7 +35,7 @@ _SAME_SPACING = 0.02
 """Spacings that differ by less are one: it moves no particle's edge by half a voxel."""
 _COARSEST = 2.0
 """In units of the model's spacing; beyond, most of what the model looks at is not there."""
-_FINEST = 0.2
+_FINEST = 0.25
 _LEAST_SIDE = 8
 """In voxels: of a tomogram, once rescaled."""
 _TILE_BYTES = 640 << 20
