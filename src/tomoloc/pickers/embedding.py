@@ -15,7 +15,7 @@ from tomoloc.features.learned import LearnedFeatures
 from tomoloc.io.targets import Targets, check_model
 from tomoloc.localize import find_peaks
 from tomoloc.nn.stored import StoredModel, find_model, load_model
-from tomoloc.pickers.competition import compete
+from tomoloc.pickers.competition import Calibration, compete
 from tomoloc.types import FloatArray, Particles, ScoreMap, Tomogram, Volume
 
 __all__ = ["EmbeddingPicker", "embed_examples"]
@@ -50,6 +50,9 @@ class EmbeddingPicker:
     diameter : float
         Of the particles, in angstrom. It only sets how far they are apart at least (half of it),
         and which of them reach over the border.
+    refine : bool
+        Let each label's target move from its examples towards the candidates that are surely of
+        that label: one example is one view.
     device : str
         auto, cpu or cuda.
     seed : int
@@ -63,6 +66,7 @@ class EmbeddingPicker:
     reference: Targets
     model: StoredModel | str = "general"
     diameter: float = 120.0
+    refine: bool = True
     device: str = "auto"
     seed: int = 0
 
@@ -132,7 +136,13 @@ class EmbeddingPicker:
         )
         del embedding
         center = np.asarray(candidates.particles.score)
-        probability = compete(candidates.vectors, center, examples=examples)
+        probability = compete(
+            candidates.vectors,
+            center,
+            examples=examples,
+            calibration=Calibration.of(features.model.config),
+            refine=self.refine,
+        )
         return _paint(grid, candidates, probability, labels)
 
     def threshold(
