@@ -190,6 +190,7 @@ class _Run:
         """Read a tomogram and turn it so that protein is bright; read its mask."""
         from tomoloc.io.checks import check_tomogram
         from tomoloc.io.tomograms import read_tomogram, read_volume
+        from tomoloc.physics.contrast import brighten
         from tomoloc.pickers.pick import choose_contrast
 
         tomogram = read_tomogram(path, voxel_spacing=self.voxel_spacing)
@@ -208,8 +209,8 @@ class _Run:
             # Mask files seldom state an origin: a mask of the tomogram's size lies on its grid.
             mask = replace(mask, origin=tomogram.origin)
         contrast = choose_contrast(tomogram, self.contrast)
-        data = np.asarray(tomogram.data, dtype=np.float32)
-        return tomogram.with_data(-data if contrast == "dark" else data), contrast, mask
+        bright = tomogram.with_data(brighten(tomogram.data, contrast=contrast))
+        return bright, contrast, mask
 
     def _compute(self, tomogram: Tomogram, mask: Volume | None) -> tuple[Volume, Candidates]:
         from tomoloc.features.candidates import find_candidates

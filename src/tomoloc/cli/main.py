@@ -20,6 +20,7 @@ VERBS = {  # in the order of work
     "train": "Teach a network from samples.",
     "pick": "Find particles in tomograms.",
     "embed": "Compute what a network makes of each place of a tomogram.",
+    "cluster": "Sort embedded particles into kinds, without any example.",
     "search": "Find more of a kind in all embedded tomograms.",
     "evaluate": "Score picks against truth.",
     "report": "Make a page of pictures and scores from a folder of picks.",

@@ -1,0 +1,360 @@
+"""The verb `cluster`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from cyclopts import Parameter
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from tomoloc.features.clusters import Clusters
+    from tomoloc.io.embeddings import StoredEmbedding
+    from tomoloc.report.clusters import ClusterPictures
+    from tomoloc.types import FloatArray, Particles
+
+__all__ = ["cluster"]
+
+logger = logging.getLogger(__name__)
+
+TYPICAL, BORDERLINE, AVERAGED = 16, 8, 200
+"""Members that are shown, and that are averaged."""
+PICTURED = 60
+"""Clusters with a picture of their own: the largest."""
+
+
+def cluster(
+    *embeddings: Path,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    min_score: float = 0.2,
+    min_size: int | None = None,
+    target: Literal["mean", "medoid"] = "mean",
+    width: float = 320.0,
+    pictures: bool = True,
+    seed: int = 0,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Sort the candidates of embedded tomograms into kinds of particles, without any example.
+
+    Writes targets.safetensors, with which tomoloc pick embedding --targets finds more of the same;
+    for each tomogram a table of the candidates that belong to a cluster; and pictures: umap.png,
+    clusters.png and, in the folder clusters, one for each cluster. The paths of targets and tables
+    are printed.
+
+    Parameters
+    ----------
+    embeddings
+        Folders (.zarr) that tomoloc embed wrote with one model.
+    output
+        Folder for the results.
+    min_score
+        Candidates are background where the probability of a particle's centre is lower.
+    min_size
+        Of a cluster; 10, or more where there are many candidates, by default.
+    target
+        What stands for a cluster: the mean of its vectors, or the vector nearest to it.
+    width
+        Side of the pictures of particles in Å.
+    pictures
+        Draw pictures; all but umap.png need the tomograms.
+    seed
+        Of the plane's chance.
+    overwrite
+        Replace results that were made with other parameters.
+    """
+    from tomoloc.cli.runs import is_done
+    from tomoloc.io.atomic import check_writable, remove_drafts
+    from tomoloc.progress import show_progress
+
+    _check_options(embeddings, min_score=min_score, min_size=min_size, width=width, seed=seed)
+    parameters: dict[str, Any] = {"min_score": min_score, "target": target, "seed": seed}
+    if min_size is not None:
+        parameters["min_size"] = min_size
+    stored = _open(embeddings)
+    tables = [output / f"{item.source.name}.star" for item in stored]
+    inputs = {
+        "embeddings": [str(path.resolve()) for path in embeddings],
+        "model": stored[0].source.model,
+    }
+    targets = output / "targets.safetensors"
+    check_writable(output)
+    if overwrite or not is_done(targets, method="cluster", parameters=parameters, inputs=inputs):
+        remove_drafts(output)
+        start = time.perf_counter()
+        with show_progress(sys.stderr.isatty()):
+            pool = _read_pool(stored)
+            clusters = _cluster(pool, parameters)
+            _write_pictures(pool, clusters, output, width=width if pictures else None)
+        record = {"inputs": inputs, "parameters": parameters}
+        _write(pool, clusters, record, output, seconds=time.perf_counter() - start)
+    for path in (targets, *tables):
+        sys.stdout.write(f"{path}\n")
+
+
+def _check_options(
+    embeddings: Sequence[Path],
+    *,
+    min_score: float,
+    min_size: int | None,
+    width: float,
+    seed: int,
+) -> None:
+    if not embeddings:
+        raise ValueError("cluster needs at least one embedding (.zarr, as tomoloc embed writes it)")
+    if not 0 <= min_score < 1:
+        raise ValueError(f"--min-score is a probability, from 0 to below 1; got {min_score:g}")
+    if min_size is not None and min_size < 2:
+        raise ValueError(f"--min-size must be at least 2; got {min_size}")
+    if not 20 <= width <= 5000:
+        raise ValueError(f"--width is in Å, from 20 to 5000; got {width:g}")
+    if seed < 0:
+        raise ValueError(f"--seed must be 0 or more; got {seed}")
+
+
+def _open(embeddings: Sequence[Path]) -> list[StoredEmbedding]:
+    """Open all embeddings; refuse those that do not go together."""
+    from tomoloc.io.embeddings import read_embedding
+    from tomoloc.io.targets import check_model
+
+    stored = [read_embedding(path) for path in embeddings]
+    for item in stored[1:]:
+        check_model(item.source.model, stored[0].source.model, what=str(item.path))
+    counts = Counter(item.source.name for item in stored)
+    name, most = counts.most_common(1)[0]
+    if most > 1:
+        raise ValueError(
+            f"{most} embeddings are of tomograms called {name}, whose tables would be one; embed"
+            " them in one go, which names them after their folders, or rename the files"
+        )
+    return stored
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Pool:
+    """The candidates of all tomograms, one tomogram after the other."""
+
+    stored: Sequence[StoredEmbedding]
+    particles: Particles
+    vectors: NDArray[np.float16]
+    tomogram: NDArray[np.int64]
+    """Number of each candidate's tomogram."""
+    edge: NDArray[np.bool_] = field(repr=False)
+
+    @property
+    def scores(self) -> FloatArray:
+        return np.asarray(self.particles.score)
+
+
+def _read_pool(stored: Sequence[StoredEmbedding]) -> _Pool:
+    from tomoloc.io.embeddings import read_candidates
+    from tomoloc.localize import EDGE_COLUMN
+    from tomoloc.types import Particles
+
+    tables, vectors = zip(*(read_candidates(item.path) for item in stored), strict=True)
+    particles = Particles.concatenate(list(tables))
+    if not len(particles):
+        raise ValueError("the embeddings hold no candidates; embed with a lower --threshold")
+    return _Pool(
+        stored=stored,
+        particles=particles,
+        vectors=np.concatenate(vectors),
+        tomogram=np.repeat(np.arange(len(tables)), [len(table) for table in tables]),
+        edge=np.asarray(particles.extra[EDGE_COLUMN], dtype=bool),
+    )
+
+
+def _cluster(pool: _Pool, parameters: Mapping[str, Any]) -> Clusters:
+    from tomoloc.features.clusters import cluster_candidates
+
+    found = cluster_candidates(pool.vectors, pool.scores, whole=~pool.edge, **parameters)
+    if not len(found):
+        n = int((pool.scores >= parameters["min_score"]).sum())
+        raise ValueError(
+            f"no clusters among {n} candidates of {parameters['min_score']:g} or more; give more"
+            " tomograms, or a lower --min-score"
+        )
+    n_clustered = int((found.label >= 0).sum())
+    logger.info("%d clusters hold %d of %d candidates", len(found), n_clustered, len(found.label))
+    return found
+
+
+# ------------------------------------------------------------------------------------- pictures
+
+
+def _write_pictures(pool: _Pool, clusters: Clusters, output: Path, *, width: float | None) -> None:
+    from tomoloc.io.atomic import writing
+
+    if width is None:
+        return
+    from tomoloc.report.clusters import draw_cluster, draw_map, draw_overview
+
+    n_tomograms = len(pool.stored)
+    where = pool.stored[0].source.name if n_tomograms == 1 else f"{n_tomograms} tomograms"
+    title = f"{len(clusters)} clusters of candidates in {where}"
+    with writing(output / "umap.png") as draft:
+        draw_map(clusters.coordinates, clusters.label, title=title).savefig(draft, dpi=150)
+    shown = _collect(pool, clusters, width=width)
+    if not shown:
+        return
+    with writing(output / "clusters.png") as draft:
+        note = "" if len(shown) == len(clusters) else f" (the largest {len(shown)} are shown)"
+        draw_overview(shown, title=title + note).savefig(draft, dpi=150)
+    with writing(output / "clusters") as folder:
+        folder.mkdir()
+        for item in shown:
+            draw_cluster(item).savefig(folder / f"{item.name}.png", dpi=150)
+
+
+def _collect(pool: _Pool, clusters: Clusters, *, width: float) -> list[ClusterPictures]:
+    """Cut what is shown of each cluster from the tomograms, each of which is read once."""
+    from tomoloc.progress import progress
+    from tomoloc.report.clusters import ClusterPictures, cut_boxes, cut_slices
+
+    chosen = [_choose(clusters, i) for i in range(min(len(clusters), PICTURED))]
+    spacing = min(item.grid_spacing for item in pool.stored) / 2
+    side = 2 * int(width / spacing / 2) + 1
+    sums = np.zeros((len(chosen), side, side, side))
+    counts = np.zeros_like(sums)
+    slices: dict[int, FloatArray] = {}
+    missing = []
+    for number, stored in enumerate(progress(pool.stored, "cutting out particles")):
+        try:
+            tomogram = _read_tomogram(stored)
+        except (OSError, ValueError) as error:
+            missing.append(f"{stored.source.tomogram} ({error})")
+            continue
+        for i, (typical, borderline, averaged) in enumerate(chosen):
+            rows = np.unique(np.concatenate([typical, borderline, averaged]))
+            rows = rows[pool.tomogram[rows] == number]
+            position = pool.particles.position[rows]
+            boxes = cut_boxes(tomogram, position, width=width, spacing=spacing)
+            if stored.source.contrast == "light":  # all are shown as a microscope gives them
+                boxes *= -1
+            slices |= dict(zip(rows.tolist(), cut_slices(boxes, spacing), strict=True))
+            boxes = boxes[np.isin(rows, averaged)]
+            sums[i] += np.nansum(boxes, axis=0)
+            counts[i] += np.isfinite(boxes).sum(axis=0)
+    if missing:
+        logger.warning(
+            "no pictures of particles from %d of %d tomograms, which cannot be read: %s",
+            len(missing), len(pool.stored), ", ".join(missing[:3]),
+        )  # fmt: skip
+    if len(missing) == len(pool.stored):
+        return []
+    return [
+        ClusterPictures(
+            name=clusters.names[i],
+            number=i,
+            n_members=int(clusters.n_members[i]),
+            n_tomograms=len(np.unique(pool.tomogram[clusters.label == i])),
+            typical=[slices[row] for row in typical.tolist() if row in slices],
+            borderline=[slices[row] for row in borderline.tolist() if row in slices],
+            average=sums[i] / np.maximum(counts[i], 1),
+            n_averaged=int(np.isin(averaged, list(slices)).sum()),
+            spacing=spacing,
+        )
+        for i, (typical, borderline, averaged) in enumerate(chosen)
+    ]
+
+
+def _choose(clusters: Clusters, number: int) -> tuple[NDArray[np.int64], ...]:
+    """Rows of the members that are shown as typical and as borderline, and that are averaged."""
+    rows = np.flatnonzero(clusters.label == number)
+    rows = rows[np.argsort(-clusters.similarity[rows], kind="stable")]
+    typical = rows[: min(TYPICAL, len(rows) - min(BORDERLINE, len(rows) // 3))]
+    borderline = rows[len(typical) :][-BORDERLINE:]
+    return typical, borderline, rows[:AVERAGED]
+
+
+def _read_tomogram(stored: StoredEmbedding) -> Any:
+    from tomoloc.io.tomograms import read_tomogram
+
+    source = stored.source
+    tomogram = read_tomogram(source.tomogram, voxel_spacing=source.voxel_spacing)
+    if tomogram.shape[::-1] != source.size:
+        raise ValueError("its size has changed since it was embedded")
+    return replace(tomogram, origin=np.zeros(3))
+
+
+# --------------------------------------------------------------------------------------- tables
+
+
+def _write(
+    pool: _Pool,
+    clusters: Clusters,
+    record: Mapping[str, Any],
+    output: Path,
+    *,
+    seconds: float,
+) -> None:
+    """Write tables, then targets with the record of the whole: what is there when all is done."""
+    import tomli_w
+
+    from tomoloc import __version__
+    from tomoloc.cli.runs import peak_memory_gib
+    from tomoloc.io.atomic import writing
+    from tomoloc.io.targets import Targets, write_targets
+
+    head = {
+        "tomoloc": {"version": __version__, "command": "cluster", "format": 1},
+        "method": {"name": "cluster"},
+        **record,
+    }
+    for number, stored in enumerate(pool.stored):
+        _write_table(pool, clusters, head, number, output / f"{stored.source.name}.star")
+    results = {
+        "n_clusters": len(clusters),
+        "n_members": clusters.n_members.tolist(),
+        "n_candidates": len(clusters.label),
+        "seconds": round(seconds, 2),
+    }
+    if (peak := peak_memory_gib()) is not None:
+        results["peak_memory_gib"] = round(peak, 3)
+    path = output / "targets.safetensors"
+    with writing(path.with_suffix(".run.toml")) as draft:
+        draft.write_text(tomli_w.dumps({**head, "results": results}), "utf-8")
+        targets = Targets(
+            vectors=clusters.targets,
+            label=np.array(clusters.names),
+            model=pool.stored[0].source.model,
+            n_members=clusters.n_members,
+        )
+        write_targets(targets, path)
+
+
+def _write_table(
+    pool: _Pool, clusters: Clusters, head: Mapping[str, Any], number: int, path: Path
+) -> None:
+    """Write one tomogram's members, best first, and a record as a table of picks has it."""
+    import tomli_w
+
+    from tomoloc.io.atomic import writing
+    from tomoloc.io.tables import Frame, write_particles
+
+    source = pool.stored[number].source
+    rows = np.flatnonzero((pool.tomogram == number) & (clusters.label >= 0))
+    rows = rows[np.lexsort((-pool.scores[rows], clusters.label[rows]))]
+    names = np.array(clusters.names)
+    particles = pool.particles[rows]
+    extra = {**particles.extra, "tomolocSimilarity": clusters.similarity[rows]}
+    particles = replace(particles, label=names[clusters.label[rows]], extra=extra)
+    inputs = {
+        **head["inputs"],
+        "tomogram": str(source.tomogram),
+        "size": list(source.size),
+        "voxel_spacing": source.voxel_spacing,
+        "contrast": source.contrast,
+    }
+    record = {**head, "inputs": inputs, "results": {"n_particles": len(particles)}}
+    frame = Frame(source.name, source.size[::-1], source.voxel_spacing)
+    with writing(path.with_suffix(".run.toml")) as draft:
+        draft.write_text(tomli_w.dumps(record), "utf-8")
+        write_particles(particles, path, frames={frame.name: frame})
