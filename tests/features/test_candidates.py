@@ -76,6 +76,16 @@ def test_what_resembles_a_target_is_a_candidate_too_and_none_comes_twice(rng):
     assert len(find_candidates(embedding, centers=True, targets=target, similarity=0.9999)) == 4
 
 
+def test_what_resembles_the_ice_does_not_swamp_the_rest(rng, monkeypatch):
+    embedding = make_embedding(rng)
+    ice = np.asarray(embedding.data[:-1, 0, 0, 0], dtype=float)[None]
+    ice /= np.linalg.norm(ice)
+    embedding.data[:-1] += (0.02 * rng.standard_normal((CHANNELS, *SHAPE))).astype(np.float16)
+    assert len(find_candidates(embedding, centers=True, targets=ice)) == 104
+    monkeypatch.setattr(candidates, "_SIMILAR", 2)
+    assert len(find_candidates(embedding, centers=True, targets=ice)) == 8
+
+
 def test_without_a_map_of_centers(rng):
     embedding = make_embedding(rng, centers=False)
     found = find_candidates(embedding, centers=False, targets=np.eye(CHANNELS)[:1])

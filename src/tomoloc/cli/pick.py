@@ -243,7 +243,7 @@ class _Run:
             "results": results,
         }
         _write(picks, record, tomogram, table=table, save_scores=common.save_scores)
-        thresholds = ", ".join(f"{value:.4g}" for value in picks.threshold)
+        thresholds = ", ".join(dict.fromkeys(f"{value:.4g}" for value in picks.threshold))
         message = "%s: %d particles above %s in %.1f s"
         logger.info(message, name, results["n_particles"], thresholds, results["seconds"])
         return table

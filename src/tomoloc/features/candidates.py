@@ -25,6 +25,7 @@ __all__ = ["Candidates", "find_candidates", "look_up"]
 LABEL = "candidate"
 _SLAB_BYTES = 64 << 20
 """Of the maps that peaks are found in at one time."""
+_SIMILAR = 100
 _ROWS = 1 << 16
 """Vectors that are compared with targets at one time."""
 
@@ -68,7 +69,7 @@ def find_candidates(
     threshold: float = 0.05,
     min_distance: float = 40.0,
     targets: ArrayLike | None = None,
-    similarity: float = 0.6,
+    similarity: float = 0.95,
 ) -> Candidates:
     """Find the local maxima of the map of centres and, with targets, of the similarity to them.
 
@@ -87,7 +88,8 @@ def find_candidates(
         Unit vectors. Where no centre is close, maxima of the largest cosine with any of them are
         candidates, too: a network may miss the centre of what it still recognises.
     similarity : float
-        Keep those maxima above.
+        Keep those maxima above, but no more of them than of the other kind (or a hundred): of the
+        ice between the particles, much may resemble a small particle.
 
     Returns
     -------
@@ -128,6 +130,7 @@ def find_candidates(
             if len(tables[0]):
                 near, _ = KDTree(tables[0].position).query(found.position)
                 found = found[near >= min_distance]
+            found = found[: max(len(tables[0]), _SIMILAR)]
             score = _interpolate(points[..., -1:], embedding.to_index(found.position))[:, 0]
         else:
             score = np.ones(len(found), dtype=np.float32)
