@@ -72,7 +72,6 @@ def test_a_tiny_network_learns_two_built_in_classes(tmp_path):
             warm_up=10,
             average=0.9,
             learning_rate=4e-3,
-            memory=0,  # the loss grows with what it compares
             patching=Patching(number=3, shape=(40, 48, 48)),
             validate_every=90,
             checkpoint_minutes=5,

@@ -26,7 +26,6 @@ from tomoloc.progress import progress
 from tomoloc.train.augment import Augmentation, Augmenting, augment, draw_augmentations
 from tomoloc.train.checkpoints import Average, Log, as_model, read_checkpoint, write_checkpoint
 from tomoloc.train.losses import center_loss, contrastive_loss, neighbour_accuracy
-from tomoloc.train.memory import Memory
 from tomoloc.train.patches import Batch, Patching, Prepared, draw_batch, prepare
 from tomoloc.train.validate import Validation, validate
 from tomoloc.types import Sample
@@ -67,8 +66,6 @@ class TrainSettings:
         What stays of the moving average of the weights at each step.
     temperature : float
         Of the contrastive loss.
-    memory : int
-        How many particles of earlier batches are compared with, too.
     center_weight : float
         Of the centre map's loss.
     ring : int
@@ -96,7 +93,6 @@ class TrainSettings:
     decay: float = 0.2
     average: float = 0.998
     temperature: float = 0.06
-    memory: int = 4096
     center_weight: float = 1.0
     ring: int = 48
     first: int = 8
@@ -328,7 +324,6 @@ class _Training:
             lr=settings.learning_rate,
         )
         self.average = Average(self.model, settings.average)
-        self.memory = Memory(settings.memory, device=device)
         self.step, self.best, self.stale = 0, 0.0, 0
         self.saved = time.monotonic()
 
@@ -345,7 +340,6 @@ class _Training:
                     " folder or delete it"
                 ) from error
             self.average.state = content["average"]
-            self.memory.load_state_dict(content.get("memory", {}))
             self.step, self.best, self.stale = content["step"], content["best"], content["stale"]
             self._say_changes(content["settings"])
         self.log = Log(self.folder / "steps.csv", STEPS, before=self.step)
@@ -412,13 +406,8 @@ class _Training:
         label = torch.from_numpy(batch.label).to(device)
         instance = torch.from_numpy(batch.instance).to(device)
         contrastive = contrastive_loss(
-            chosen,
-            label,
-            instance,
-            temperature=self.settings.temperature,
-            memory=(self.memory.vectors, self.memory.label) if self.memory.size else None,
+            chosen, label, instance, temperature=self.settings.temperature
         )
-        self.memory.keep(chosen.detach(), label, instance, batch.particles)
         center = center_loss(
             logit[:, 0],
             torch.from_numpy(batch.heat).to(device),
@@ -462,7 +451,6 @@ class _Training:
                 "model": self.model.state_dict(),
                 "average": self.average.state,
                 "optimizer": self.optimizer.state_dict(),
-                "memory": self.memory.state_dict(),
             },
         )
         self.saved = time.monotonic()

@@ -14,12 +14,7 @@ __all__ = ["center_loss", "contrastive_loss", "neighbour_accuracy"]
 
 
 def contrastive_loss(
-    embedding: Tensor,
-    label: Tensor,
-    instance: Tensor,
-    *,
-    temperature: float = 0.06,
-    memory: tuple[Tensor, Tensor] | None = None,
+    embedding: Tensor, label: Tensor, instance: Tensor, *, temperature: float = 0.06
 ) -> Tensor:
     """Pull embeddings of one label together and push all others away [1]_.
 
@@ -35,8 +30,6 @@ def contrastive_loss(
     instance : Tensor of int, shape (m,)
         Particle that each point belongs to.
     temperature : float
-    memory : tuple of Tensor, shapes (k, channels) and (k,), optional
-        Unit vectors and labels of particles of earlier batches, to compare with as well [2]_.
 
     Returns
     -------
@@ -46,18 +39,11 @@ def contrastive_loss(
     References
     ----------
     .. [1] Khosla et al., Supervised contrastive learning, NeurIPS (2020), arXiv:2004.11362.
-    .. [2] Wang et al., Cross-batch memory for embedding learning, CVPR (2020), arXiv:1912.06798.
     """
     embedding = functional.normalize(embedding.float(), dim=1)
     similarity = embedding @ embedding.T
     other = instance[:, None] != instance[None]
     alike = (label[:, None] == label[None]) & other
-    if memory is not None:
-        vectors, labels = memory
-        similarity = torch.cat([similarity, embedding @ vectors.T], dim=1)
-        remembered = label[:, None] == labels[None]
-        other = torch.cat([other, torch.ones_like(remembered)], dim=1)
-        alike = torch.cat([alike, remembered], dim=1)
     n_alike = alike.sum(dim=1)
     anchor = (n_alike > 0) & (label != OFF_CENTER)
     if not bool(anchor.any()):
