@@ -26,7 +26,6 @@ import argparse
 import json
 import logging
 import os
-import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -39,6 +38,7 @@ import torch
 
 from tomoloc.nn.stored import StoredModel
 from tomoloc.types import Particles, Sample, Tomogram
+from unseen.machine import describe_machine
 from unseen.methods import Embedded, find_with_template, open_model, random_model
 from unseen.scenes import CONDITIONS, Protein, Scenes, find_proteins
 from unseen.scores import draw_examples, score_detection, score_picks
@@ -368,17 +368,6 @@ def tell(name: str, rows: Sequence[Row], seconds: float) -> None:
     methods = dict.fromkeys(row["method"] for row in rows)
     words = ", ".join(f"{method} {of(method):.2f}" for method in methods)
     print(f"{name}: F1 {words}; {seconds:.0f} s", file=sys.stderr, flush=True)
-
-
-def describe_machine() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
-    accelerator = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return (
-        f"{model or platform.processor()}, {os.cpu_count()} cores{accelerator}, torch"
-        f" {torch.__version__}"
-    )
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ their middle voxel is the centre.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -22,6 +23,7 @@ from tomoloc.types import Volume
 
 __all__ = [
     "Poses",
+    "Stack",
     "align",
     "average",
     "cut_out",
@@ -37,6 +39,25 @@ Array = NDArray[Any]
 GLOBAL_STEP = 20.0
 STEPS = (10.0, 5.0, 2.5)
 """Degrees of local searches; shifts of a voxel for each 10 degrees go with them."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Stack:
+    """Boxes of one tomogram.
+
+    Parameters
+    ----------
+    boxes : ndarray, shape (n, size, size, size)
+        Protein bright.
+    weights : ndarray, shape (size, size, size // 2 + 1)
+        Transfer from specimen to tomogram, laid out as by `scipy.fft.rfftn`.
+    """
+
+    boxes: Array
+    weights: Array
+
+    def __len__(self) -> int:
+        return len(self.boxes)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -97,21 +118,20 @@ def turn(density: Array, rotation: Rotation, *, order: int = 1) -> Array:
 
 
 def search(
-    boxes: Array,
+    stack: Stack,
     reference: Array,
     *,
-    weights: Array,
     voxel_spacing: float,
     low_pass: float,
     angular_step: float = GLOBAL_STEP,
     reach: int = 2,
 ) -> Poses:
     """Find the best of all orientations and of whole shifts up to `reach` voxels for each box."""
-    band = _Band.of(weights, voxel_spacing=voxel_spacing, low_pass=low_pass)
+    band = _Band.of(stack.weights, voxel_spacing=voxel_spacing, low_pass=low_pass)
     rotations = sample_rotations(angular_step)
     models = np.stack([band.model(turn(reference, rotation)) for rotation in rotations])
     shifts = np.array(list(product(range(-reach, reach + 1), repeat=3)), dtype=float)
-    found = [models @ band.shifted(box, shifts).T for box in boxes]
+    found = [models @ band.shifted(box, shifts).T for box in stack.boxes]
     best = [np.unravel_index(score.argmax(), score.shape) for score in found]
     return Poses(
         rotation=Rotation.concatenate([rotations[int(r)] for r, _ in best]),
@@ -121,19 +141,18 @@ def search(
 
 
 def refine(
-    boxes: Array,
+    stack: Stack,
     reference: Array,
     poses: Poses,
     *,
-    weights: Array,
     voxel_spacing: float,
     low_pass: float,
     steps: tuple[float, ...] = STEPS,
 ) -> Poses:
     """Improve poses by ever smaller steps around them."""
-    band = _Band.of(weights, voxel_spacing=voxel_spacing, low_pass=low_pass)
+    band = _Band.of(stack.weights, voxel_spacing=voxel_spacing, low_pass=low_pass)
     rotations, shifts, scores = [], [], []
-    for box, rotation, shift in zip(boxes, poses.rotation, poses.shift, strict=True):
+    for box, rotation, shift in zip(stack.boxes, poses.rotation, poses.shift, strict=True):
         score = -np.inf
         for step in (s for s in steps for _ in range(2)):
             around = [Rotation.from_rotvec(step * axis, degrees=True) * rotation for axis in _CROSS]
@@ -153,44 +172,42 @@ def refine(
 _CROSS = np.concatenate([np.zeros((1, 3)), np.eye(3), -np.eye(3)])
 
 
-def average(boxes: Array, poses: Poses, *, weights: Array) -> Array:
+def average(stacks: Sequence[Stack], poses: Sequence[Poses]) -> Array:
     """Average boxes in the frame of the reference, each frequency by what each box knows of it.
 
     The least-squares solution, with a little regularisation where no box knows anything.
     """
-    size = boxes.shape[-1]
-    total = np.zeros(boxes.shape[1:])
-    known = np.zeros(boxes.shape[1:])
-    power = np.fft.fftshift(_full(weights**2, size))
-    for box, rotation, shift in zip(boxes, poses.rotation, poses.shift, strict=True):
-        spectrum = fft.rfftn(box) * _phase(size, shift) * weights
-        back = rotation.inv()
-        total += turn(fft.irfftn(spectrum, s=box.shape), back, order=3)
-        known += turn(power, back)
+    size = stacks[0].weights.shape[0]
+    total = np.zeros((size,) * 3)
+    known = np.zeros((size,) * 3)
+    for stack, there in zip(stacks, poses, strict=True):
+        power = np.fft.fftshift(_full(stack.weights**2, size))
+        for box, rotation, shift in zip(stack.boxes, there.rotation, there.shift, strict=True):
+            spectrum = fft.rfftn(box) * _phase(size, shift) * stack.weights
+            back = rotation.inv()
+            total += turn(fft.irfftn(spectrum, s=box.shape), back, order=3)
+            known += turn(power, back)
     share = np.fft.ifftshift(known)[..., : size // 2 + 1]
     solved = fft.rfftn(total) / (share + 0.1 * share.mean())
     return np.asarray(fft.irfftn(solved, s=total.shape), dtype=np.float32)
 
 
 def align(
-    boxes: Array,
+    stacks: Sequence[Stack],
     start: Array,
     *,
-    weights: Array,
     voxel_spacing: float,
     low_passes: tuple[float, ...] = (60.0, 40.0, 30.0),
     mask: Array,
-) -> tuple[Array, Poses]:
+) -> tuple[Array, list[Poses]]:
     """Align and average in turn, first to a coarse start and then to the average itself.
 
     Parameters
     ----------
-    boxes : ndarray, shape (n, size, size, size)
-        Protein bright.
+    stacks : sequence of Stack
+        Of each tomogram, none of them empty.
     start : ndarray, shape (size, size, size)
         Of which nothing finer than the first of `low_passes` is used.
-    weights : ndarray
-        Transfer of a box, laid out as by `scipy.fft.rfftn`.
     voxel_spacing : float
     low_passes : tuple of float
         Resolution of the reference in each round, in angstrom.
@@ -200,19 +217,17 @@ def align(
     Returns
     -------
     average : ndarray, shape (size, size, size)
-    poses : Poses
+    poses : list of Poses
     """
+    masked = [Stack(boxes=stack.boxes * mask, weights=stack.weights) for stack in stacks]
     reference, poses = start, None
     for low_pass in low_passes:
         coarse = band_pass(reference, voxel_spacing=voxel_spacing, low_pass=low_pass) * mask
-        how: dict[str, Any] = {
-            "weights": weights,
-            "voxel_spacing": voxel_spacing,
-            "low_pass": low_pass,
-        }
-        poses = search(boxes * mask, coarse, **how) if poses is None else poses
-        poses = refine(boxes * mask, coarse, poses, **how)
-        reference = average(boxes, poses, weights=weights)
+        how = {"voxel_spacing": voxel_spacing, "low_pass": low_pass}
+        if poses is None:
+            poses = [search(stack, coarse, **how) for stack in masked]
+        poses = [refine(s, coarse, p, **how) for s, p in zip(masked, poses, strict=True)]
+        reference = average(stacks, poses)
     assert poses is not None
     return reference, poses
 
@@ -221,11 +236,9 @@ def to_frame(density: Array, truth: Array, *, voxel_spacing: float) -> Array:
     """Lay an average onto the true density, from which alignment may have drifted a little."""
     size = density.shape[0]
     flat = np.ones((size, size, size // 2 + 1), dtype=np.float32)
+    stack = Stack(boxes=density[None], weights=flat)
     start = Poses(rotation=Rotation.identity(1), shift=np.zeros((1, 3)), score=np.zeros(1))
-    low_pass = 3 * voxel_spacing
-    poses = refine(
-        density[None], truth, start, weights=flat, voxel_spacing=voxel_spacing, low_pass=low_pass
-    )
+    poses = refine(stack, truth, start, voxel_spacing=voxel_spacing, low_pass=3 * voxel_spacing)
     moved = fft.irfftn(fft.rfftn(density) * _phase(size, poses.shift[0]), s=density.shape)
     return turn(moved, poses.rotation[0].inv(), order=3)
 

@@ -14,6 +14,7 @@ __all__ = ["SIZES", "Row", "by_protein", "draw_picture", "print_table", "summari
 Row = dict[str, Any]
 SIZES = ((40.0, 150.0), (150.0, 300.0), (300.0, 900.0))
 """Classes of mass in kDa."""
+_TICKS = (50, 100, 200, 400, 800)
 
 
 def where(rows: Iterable[Row], **values: Any) -> list[Row]:
@@ -106,9 +107,11 @@ def draw_picture(rows: Sequence[Row], path: Path) -> None:
                 color=f"C{number}",
                 label=f"{method}: {mean(row['f1'] for row in proteins):.2f}",
             )
-        panel.set(title=condition, xscale="log", ylim=(-0.03, 1.03))
+        panel.set(title=condition, xscale="log", xlim=(38, 900), ylim=(-0.03, 1.03))
+        panel.set_xticks(_TICKS, [f"{tick}" for tick in _TICKS])
+        panel.minorticks_off()
         panel.grid(alpha=0.3)
-        panel.legend(fontsize=7, loc="lower right", title="mean", title_fontsize=7)
+        panel.legend(fontsize=7, loc="center right", title="mean", title_fontsize=7)
     for panel in axes[-1]:
         panel.set_xlabel("mass (kDa)")
     for panel in axes[:, 0]:

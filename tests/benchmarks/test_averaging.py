@@ -13,6 +13,7 @@ from tomoloc.simulate.structures import make_complex
 from tomoloc.types import TiltSeries, Volume
 from unseen.averaging import (
     Poses,
+    Stack,
     align,
     average,
     cut_out,
@@ -55,38 +56,39 @@ def planted(truth, weights):
             fft.rfftn(rng.normal(0, 0.5, truth.shape)) * np.sqrt(weights), s=truth.shape
         )
         boxes.append(clean + noise)
-    return np.array(boxes, dtype=np.float32), Poses(
-        rotation=rotation, shift=shift, score=np.zeros(N)
-    )
+    stack = Stack(boxes=np.array(boxes, dtype=np.float32), weights=weights)
+    return stack, Poses(rotation=rotation, shift=shift, score=np.zeros(N))
 
 
-def test_poses_are_found_from_nothing_but_the_reference(planted, truth, weights):
-    boxes, poses = planted
-    how = {"weights": weights, "voxel_spacing": SPACING, "low_pass": 40.0}
-    found = refine(boxes, truth, search(boxes, truth, **how), **how)
+def test_poses_are_found_from_nothing_but_the_reference(planted, truth):
+    stack, poses = planted
+    how = {"voxel_spacing": SPACING, "low_pass": 40.0}
+    found = refine(stack, truth, search(stack, truth, **how), **how)
     assert np.median(angular_distance(found.rotation, poses.rotation)) < 4
     assert np.median(np.linalg.norm(found.shift - poses.shift, axis=1)) < 0.3
 
 
-def test_an_average_fills_the_wedge(planted, truth, weights):
-    boxes, poses = planted
+def test_an_average_fills_the_wedge(planted, truth):
+    stack, poses = planted
     mask = soft_sphere(SIZE, SIZE - 5)
-    made = average(boxes, poses, weights=weights)
+    made = average([stack], [poses])
     assert resolution(made, truth, voxel_spacing=SPACING, mask=mask)[0.5] < 22
-    alone = average(boxes[:1], poses[:1], weights=weights)
+    one = Stack(boxes=stack.boxes[:1], weights=stack.weights)
+    alone = average([one], [poses[:1]])
     assert np.corrcoef(alone.ravel(), truth.ravel())[0, 1] < 0.9
     assert np.corrcoef(made.ravel(), truth.ravel())[0, 1] > 0.95
 
 
-def test_alignment_goes_beyond_its_start(planted, truth, weights):
-    boxes, _ = planted
+def test_alignment_goes_beyond_its_start(planted, truth):
+    stack, _ = planted
     start = band_pass(truth, voxel_spacing=SPACING, low_pass=70.0)
     mask = soft_sphere(SIZE, SIZE - 5)
-    made, _ = align(boxes, start, weights=weights, voxel_spacing=SPACING, mask=mask)
+    made, _ = align([stack], start, voxel_spacing=SPACING, mask=mask)
     made = to_frame(made, truth, voxel_spacing=SPACING)
     assert resolution(made, truth, voxel_spacing=SPACING, mask=mask)[0.5] < 28
-    noise = np.random.default_rng(4).normal(size=boxes.shape).astype(np.float32)
-    empty, _ = align(noise, start, weights=weights, voxel_spacing=SPACING, mask=mask)
+    noise = np.random.default_rng(4).normal(size=stack.boxes.shape).astype(np.float32)
+    noise = Stack(boxes=noise, weights=stack.weights)
+    empty, _ = align([noise], start, voxel_spacing=SPACING, mask=mask)
     empty = to_frame(empty, truth, voxel_spacing=SPACING)
     assert resolution(empty, truth, voxel_spacing=SPACING, mask=mask)[0.5] > 45
 
