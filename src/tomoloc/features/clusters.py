@@ -147,8 +147,12 @@ def cluster_candidates(
             break
     everyone, similarity = _assign(vectors, targets, _reaches(few, label, targets))
     everyone[~eligible] = -1
+    order = _by_size(everyone)
     found = Clusters(
-        label=everyone, targets=targets, coordinates=coordinates, similarity=similarity
+        label=_renumber(everyone),
+        targets=targets[order],
+        coordinates=coordinates,
+        similarity=similarity,
     )
     return replace(found, targets=_medoids(vectors, found)) if target == "medoid" else found
 
@@ -246,10 +250,13 @@ def _join(vectors: FloatArray, label: NDArray[np.int64]) -> NDArray[np.int64]:
     return _renumber(label)
 
 
+def _by_size(label: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.argsort(-np.bincount(label[label >= 0]), kind="stable")
+
+
 def _renumber(label: NDArray[np.int64], *, min_size: int = 1) -> NDArray[np.int64]:
     """Number groups by their size, the largest first; those that are too small are none."""
-    counts = np.bincount(label[label >= 0])
-    order = np.argsort(-counts, kind="stable")
+    counts, order = np.bincount(label[label >= 0]), _by_size(label)
     number = np.full(len(counts) + 1, -1)
     kept = order[counts[order] >= min_size]
     if len(kept) == 0:
