@@ -36,6 +36,8 @@ _PUBLIC = {
     "pick": "tomoloc.pickers.pick",
     "Picks": "tomoloc.pickers.pick",
     "TemplatePicker": "tomoloc.pickers.template",
+    "EmbeddingPicker": "tomoloc.pickers.embedding",
+    "embed_examples": "tomoloc.pickers.embedding",
     "find_peaks": "tomoloc.localize",
     "find_components": "tomoloc.localize",
     "estimate_threshold": "tomoloc.localize",

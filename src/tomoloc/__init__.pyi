@@ -14,6 +14,8 @@ from tomoloc.io.tomograms import write_volume as write_volume
 from tomoloc.localize import estimate_threshold as estimate_threshold
 from tomoloc.localize import find_components as find_components
 from tomoloc.localize import find_peaks as find_peaks
+from tomoloc.pickers.embedding import EmbeddingPicker as EmbeddingPicker
+from tomoloc.pickers.embedding import embed_examples as embed_examples
 from tomoloc.pickers.pick import Picks as Picks
 from tomoloc.pickers.pick import pick as pick
 from tomoloc.pickers.template import TemplatePicker as TemplatePicker

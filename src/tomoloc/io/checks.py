@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tomoloc.arrays import release
 from tomoloc.io.stored import slabs
 from tomoloc.types import Volume
 
@@ -41,6 +42,7 @@ def measure(data: NDArray[Any]) -> Statistics:
     n, n_bad, mean, squares = 0, 0, 0.0, 0.0
     minimum, maximum = np.inf, -np.inf
     for slab in slabs(data):
+        release(data)  # what the last slab took in
         values = np.asarray(data[slab]).ravel()
         if values.dtype.kind == "f":
             finite = np.isfinite(values)
@@ -60,6 +62,7 @@ def measure(data: NDArray[Any]) -> Statistics:
         )
         mean += (here - mean) * values.size / (n + values.size)
         n += values.size
+    release(data)
     if n == 0:
         return Statistics(minimum=np.nan, maximum=np.nan, mean=np.nan, std=np.nan, n_bad=n_bad)
     return Statistics(
