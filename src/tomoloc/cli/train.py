@@ -18,6 +18,7 @@ from cyclopts import App, Parameter
 if TYPE_CHECKING:
     from torch import nn
 
+    from tomoloc.nn.stored import StoredModel
     from tomoloc.simulate.recipe import Recipe
     from tomoloc.simulate.scene import Simulator
     from tomoloc.simulate.settings import Species
@@ -130,7 +131,7 @@ def embedding(
             config={"training": {**record, **report.to_dict()}},
             card=_card(record, report),
         )
-        save_model(output, model)
+        save_model(output, _calibrated(model, held_out, where))
 
     with show_progress(sys.stderr.isatty()):
         train_network(
@@ -143,6 +144,18 @@ def embedding(
             publish=publish,
         )
     sys.stdout.write(f"{output}\n")
+
+
+def _calibrated(model: StoredModel, held_out: list[Sample], device: str) -> StoredModel:
+    """Learn from held-out samples what similarities mean, where they have enough particles."""
+    from tomoloc.pickers.calibration import calibrate
+
+    try:
+        calibration = calibrate(model, held_out, device=device)
+    except ValueError as error:
+        logger.warning("scores of this model are no probabilities yet: %s", error)
+        return model
+    return replace(model, config={**model.config, "calibration": calibration.to_dict()})
 
 
 def _card(record: dict[str, Any], report: Report) -> str:

@@ -121,7 +121,8 @@ def save_model(folder: Path | str, model: StoredModel, *, half: bool = False) ->
     try:
         (draft / _CONFIG).write_text(tomli_w.dumps(config), encoding="utf-8")
         (draft / _CARD).write_text(model.card, encoding="utf-8")
-        safetensors.torch.save_file(weights, draft / _WEIGHTS)
+        # safetensors would make a file for its owner alone
+        (draft / _WEIGHTS).write_bytes(safetensors.torch.save(weights))
         draft.chmod(0o755)
         _replace(draft, folder)
     finally:
