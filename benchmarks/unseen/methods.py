@@ -16,6 +16,7 @@ from tomoloc import TemplatePicker, find_peaks, pick
 from tomoloc.features.candidates import Candidates, find_candidates, look_up
 from tomoloc.features.learned import LearnedFeatures
 from tomoloc.io.targets import Targets
+from tomoloc.localize import EDGE_COLUMN
 from tomoloc.nn.encoder import DenseEncoder
 from tomoloc.nn.stored import StoredModel, find_model, load_model
 from tomoloc.pickers.embedding import EmbeddingPicker
@@ -85,6 +86,26 @@ class Embedded:
         """Vectors at the places of examples."""
         vectors = look_up(self.embedding, examples.position, centers=self.features.finds_centers)
         return Targets(vectors=vectors, label=examples.label, model=self.model.identity)
+
+    def cluster(self) -> tuple[Targets, Particles]:
+        """Sort candidates into groups; give a target for each and the members, labelled by it."""
+        from tomoloc.features.clusters import cluster_candidates
+
+        candidates = self.candidates
+        particles = candidates.particles
+        clusters = cluster_candidates(
+            candidates.vectors,
+            np.asarray(particles.score),
+            whole=np.asarray(particles.extra[EDGE_COLUMN]) == 0,
+        )
+        names = np.array([*clusters.names, ""], dtype=np.str_)
+        targets = Targets(
+            vectors=clusters.targets,
+            label=names[:-1],
+            model=self.model.identity,
+            n_members=clusters.n_members,
+        )
+        return targets, replace(particles, label=names[clusters.label])[clusters.label >= 0]
 
     def pick(self, targets: Targets) -> Found:
         """Pick with the settings that `tomoloc pick embedding` has by default."""

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 from scipy.spatial import KDTree
 
 from tomoloc.evaluate import evaluate_particles, match_particles
 from tomoloc.types import Particles, Volume
 
-__all__ = ["RADIUS", "Detection", "Score", "draw_examples", "score_detection", "score_picks"]
+__all__ = ["RADIUS", "Detection", "Score", "draw_examples", "match_clusters"]
+__all__ += ["score_detection", "score_picks"]
 
 RADIUS = 50.0
 """Å within which a pick is right, one to one."""
@@ -159,3 +161,35 @@ def _best_f1(picks: Particles, truth: Particles) -> float:
     if not len(picks):
         return 0.0
     return float(np.nan_to_num(evaluate_particles(picks, truth, radius=RADIUS).micro.best.f1))
+
+
+def match_clusters(
+    picks: Particles, truth: Particles, *, labels: Sequence[str]
+) -> dict[str, tuple[str, float]]:
+    """Match each protein to one cluster, so that the sum of F1 is largest.
+
+    Parameters
+    ----------
+    picks : Particles
+        Labelled by their cluster.
+    truth : Particles
+    labels : sequence of str
+        Proteins.
+
+    Returns
+    -------
+    dict of str to (str, float)
+        Cluster and F1 of each protein; no cluster and 0 where none is left.
+    """
+    clusters = picks.labels
+    f1 = np.zeros((len(labels), len(clusters)))
+    for row, label in enumerate(labels):
+        own = replace(truth[np.asarray(truth.label) == label], label="", extra={})
+        for column, cluster in enumerate(clusters):
+            members = replace(picks[np.asarray(picks.label) == cluster], label="")
+            f1[row, column] = match_particles(members, own, radius=RADIUS).f_score()
+    found = {
+        labels[row]: (clusters[column], float(f1[row, column]))
+        for row, column in zip(*linear_sum_assignment(-f1), strict=True)
+    }
+    return {label: found.get(label, ("", 0.0)) for label in labels}

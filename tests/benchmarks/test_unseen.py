@@ -7,7 +7,7 @@ import pytest
 
 from tomoloc.types import Particles, Volume
 from unseen.scenes import CONDITIONS, PER_TOMOGRAM, Protein, Scenes
-from unseen.scores import draw_examples, score_detection, score_picks
+from unseen.scores import draw_examples, match_clusters, score_detection, score_picks
 
 GRID = Volume(data=np.zeros((40, 60, 80), np.float32), voxel_spacing=10.0, name="scene")
 
@@ -120,3 +120,12 @@ def test_detection_takes_any_label(truth):
     assert found.best_f1 == 1
     assert found.recall == 0.6
     assert found.precision == 1
+
+
+def test_clusters_are_matched_one_to_one(truth):
+    picks = replace(truth, label=np.repeat(["x", "y"], [8, 2]), extra={})
+    matched = match_clusters(picks, truth, labels=["a", "b", "c"])
+    assert matched["a"] == ("x", pytest.approx(2 * 5 / 13))
+    assert matched["b"] == ("y", pytest.approx(4 / 7))
+    assert matched["c"] == ("", 0)
+    assert match_clusters(picks[:0], truth, labels=["a"]) == {"a": ("", 0.0)}
