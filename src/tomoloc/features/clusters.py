@@ -36,7 +36,6 @@ _GAP = 3.0
 """In standard deviations; two halves of one Gaussian, cut in two, are 2.6 apart."""
 _REACH = 6.0
 """A group reaches so many times as far from its target as half of its members lie."""
-_ROUNDS = 5
 _ROWS = 1 << 16
 
 
@@ -139,20 +138,11 @@ def cluster_candidates(
     if label.max() < 0:
         return _none(vectors, coordinates)
     targets = _targets(few, label)
-    for _ in range(_ROUNDS):
-        before, label = label, _assign(few, targets, _reaches(few, label, targets))[0]
-        label = _renumber(label, min_size=size)
-        targets = _targets(few, label)
-        if np.array_equal(before, label):
-            break
     everyone, similarity = _assign(vectors, targets, _reaches(few, label, targets))
     everyone[~eligible] = -1
-    order = _by_size(everyone)
+    everyone, kept = _renumber(everyone)
     found = Clusters(
-        label=_renumber(everyone),
-        targets=targets[order],
-        coordinates=coordinates,
-        similarity=similarity,
+        label=everyone, targets=targets[kept], coordinates=coordinates, similarity=similarity
     )
     return replace(found, targets=_medoids(vectors, found)) if target == "medoid" else found
 
@@ -247,22 +237,16 @@ def _join(vectors: FloatArray, label: NDArray[np.int64]) -> NDArray[np.int64]:
         groups[i] = groups[i].with_(groups.pop(j))
         gaps = {pair: gap for pair, gap in gaps.items() if not {i, j} & {*pair}}
         gaps |= {(min(i, k), max(i, k)): groups[i].gap(groups[k]) for k in groups if k != i}
-    return _renumber(label)
+    return _renumber(label)[0]
 
 
-def _by_size(label: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.argsort(-np.bincount(label[label >= 0]), kind="stable")
-
-
-def _renumber(label: NDArray[np.int64], *, min_size: int = 1) -> NDArray[np.int64]:
-    """Number groups by their size, the largest first; those that are too small are none."""
-    counts, order = np.bincount(label[label >= 0]), _by_size(label)
+def _renumber(label: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+    """Number groups by their size, the largest first, and return their old numbers, too."""
+    counts = np.bincount(label[label >= 0])
+    order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
     number = np.full(len(counts) + 1, -1)
-    kept = order[counts[order] >= min_size]
-    if len(kept) == 0:
-        kept = order[:1]
-    number[kept] = np.arange(len(kept))
-    return number[label]
+    number[order] = np.arange(len(order))
+    return number[label], order
 
 
 def _targets(vectors: FloatArray, label: NDArray[np.int64]) -> FloatArray:

@@ -295,7 +295,7 @@ def read_candidates(path: str | Path) -> tuple[Particles, NDArray[np.float16]]:
         label=LABEL,
         tomogram=stored.source.name,
         score=stored.column("score"),
-        extra={EDGE: stored.column("edge")},
+        extra={EDGE: stored.column("edge").astype(np.int8)},
     )
     return particles, stored.column("vector")
 

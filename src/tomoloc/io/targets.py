@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tomoloc.types import FloatArray
 
 __all__ = ["Targets", "check_model", "read_targets", "write_targets"]
 
-_KIND, _FORMAT = "tomoloc targets", "1"
+_KEY, _KIND, _FORMAT = "tomoloc", "tomoloc targets", "1"
 _UNIT = 1e-2
 """Lengths of unit vectors may differ from 1 by this: they come in half precision, too."""
 
@@ -123,11 +124,13 @@ def write_targets(targets: Targets, path: str | Path, *, overwrite: bool = True)
         "kind": _KIND,
         "format": _FORMAT,
         "model": targets.model,
-        "label": json.dumps(np.asarray(targets.label).tolist(), ensure_ascii=False),
+        "label": np.asarray(targets.label).tolist(),
     }
     tensors = {"vectors": targets.vectors, "n_members": np.asarray(targets.n_members)}
+    # One entry, as the library writes several in an order of chance.
+    held = {_KEY: json.dumps(metadata, ensure_ascii=False)}
     with writing(path, overwrite=overwrite) as draft:
-        safetensors.numpy.save_file(tensors, draft, metadata)
+        draft.write_bytes(safetensors.numpy.save(tensors, held))
 
 
 def read_targets(path: str | Path) -> Targets:
@@ -145,7 +148,7 @@ def read_targets(path: str | Path) -> Targets:
         raise FileNotFoundError(f"no file of targets {file}")
     try:
         with safetensors.safe_open(file, framework="numpy") as content:
-            metadata = content.metadata() or {}
+            metadata = _read_metadata(content.metadata() or {})
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise ValueError(f"{file} is damaged, or no file of targets ({error})") from error
@@ -169,8 +172,16 @@ def read_targets(path: str | Path) -> Targets:
         raise ValueError(f"{file} is damaged: {error}") from error
 
 
-def _read_labels(text: str) -> NDArray[np.str_]:
-    found = json.loads(text)
+def _read_metadata(held: Mapping[str, str]) -> dict[str, Any]:
+    """Return what was written of the targets; nothing for a file of something else."""
+    try:
+        metadata = json.loads(held.get(_KEY, "{}"))
+    except ValueError:
+        return {}
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _read_labels(found: Any) -> NDArray[np.str_]:
     if not isinstance(found, list) or not all(isinstance(label, str) for label in found):
         raise ValueError("label must be a list of strings")
     return np.array(found, dtype=np.str_)
