@@ -91,10 +91,10 @@ class DenseRun:
             if any(part.start == part.stop for part in inner):
                 continue
             if levels > 1:
-                x = self._ascend_tile(0, tile, coarse, kept[0])
+                x, below = self._ascend_tile(0, tile, coarse, kept[0])
             else:
-                x = self._load(coarse, tile.start, tile.stop)
-            vector, logit = self.network.answer(x)
+                x = below = self._load(coarse, tile.start, tile.stop)
+            vector, logit = self.network.answer(x, below)
             yield target, _finish(vector[0], logit[0], inner)
 
     def _descend(self, level: int, finer: _Points | None) -> _Points:
@@ -113,23 +113,27 @@ class DenseRun:
     def _ascend(self, level: int, coarse: _Points, kept: _Points) -> _Points:
         out = self._room(level)
         for tile in progress(self._tiles_up(level), f"level {level + 1}, back"):
-            out.keep(tile, self._ascend_tile(level, tile, coarse, kept))
+            out.keep(tile, self._ascend_tile(level, tile, coarse, kept)[0])
         return out
 
-    def _ascend_tile(self, level: int, tile: Tile, coarse: _Points, kept: _Points) -> Tensor:
+    def _ascend_tile(
+        self, level: int, tile: Tile, coarse: _Points, kept: _Points
+    ) -> tuple[Tensor, Tensor]:
+        """What a level's tile is, and the coarser one that it came from."""
         start, stop = (_scaled(corner, 1, 2) for corner in (tile.start, tile.stop))
-        return self.network.ascend(
-            self._load(coarse, start, stop), self._load(kept, tile.start, tile.stop), level=level
-        )
+        below = self._load(coarse, start, stop)
+        x = self.network.ascend(below, self._load(kept, tile.start, tile.stop), level=level)
+        return x, below
 
     def _tiles_up(self, level: int) -> list[Tile]:
         """Tiles of a level that agree with whole points of the coarser one."""
         top = level == len(self.network.widths) - 1
+        head = 0 if level else self.network.head
         return Tiling(
             shape=self._level_shape(level),
             period=1 if top else 2,
             halo=0 if top else _round_up(self.network.reach_up(level), 2),
-            max_voxels=self._points(5 * self.network.widths[level]),
+            max_voxels=self._points(5 * self.network.widths[level] + 2 * head),
         ).tiles()
 
     def _clipped(self, tile: Tile) -> tuple[Slices, Slices]:

@@ -35,6 +35,10 @@ class DenseEncoder(nn.Module):
         of `down` has no way up: `up` has one entry less).
     channels : int
         Length of the unit vectors.
+    head : int
+        Channels of a hidden layer from strides 2 and 4 to the answer, beside the straight way from
+        stride 2: what a particle is takes more channels than where it is. 0 leaves it out, as
+        does a single width.
 
     Raises
     ------
@@ -49,17 +53,18 @@ class DenseEncoder(nn.Module):
         down: Sequence[int] = (1, 2, 2),
         up: Sequence[int] = (1, 2),
         channels: int = 32,
+        head: int = 96,
     ) -> None:
         super().__init__()
         self.widths, self.down, self.up = tuple(widths), tuple(down), tuple(up)
-        self.channels = channels
         levels = len(self.widths)
+        self.channels, self.head = channels, head if levels > 1 else 0
         if levels < 1 or len(self.down) != levels or len(self.up) != levels - 1:
             raise ValueError(
                 f"an encoder of {levels} widths needs {levels} numbers of blocks down and"
                 f" {levels - 1} up; got {len(self.down)} and {len(self.up)}"
             )
-        if min(*self.widths, channels, 1) < 1 or min(*self.down, *self.up, 0) < 0:
+        if min(*self.widths, channels, 1) < 1 or min(*self.down, *self.up, head, 0) < 0:
             raise ValueError("an encoder needs positive widths and no negative number of blocks")
         first = self.widths[0]
         self.stem = _Unit(nn.Conv3d(1, first, 4, stride=2, padding=1, bias=False))
@@ -74,6 +79,9 @@ class DenseEncoder(nn.Module):
         )
         self.upward = nn.ModuleList(_blocks(*pair) for pair in zip(widths, up, strict=False))
         self.heads = nn.Conv3d(first, channels + 1, 1)
+        self.hidden: _Hidden | None = None
+        if self.head:
+            self.hidden = _Hidden(first, self.widths[1], head, channels + 1)
 
     @property
     def stride(self) -> int:
@@ -104,6 +112,7 @@ class DenseEncoder(nn.Module):
             "down": list(self.down),
             "up": list(self.up),
             "channels": self.channels,
+            "head": self.head,
         }
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,9 +153,10 @@ class DenseEncoder(nn.Module):
         for level in range(len(self.widths)):
             x = self.descend(x, level=level)
             kept.append(x)
+        coarse = x
         for level in reversed(range(len(self.widths) - 1)):
-            x = self.ascend(x, kept[level], level=level)
-        return self.answer(x)
+            coarse, x = x, self.ascend(x, kept[level], level=level)
+        return self.answer(x, coarse)
 
     def descend(self, x: Tensor, *, level: int) -> Tensor:
         """Go from the voxels, or from a level, to the level with half as many points along an axis.
@@ -174,10 +184,12 @@ class DenseEncoder(nn.Module):
         x += kept
         return self.upward[level](functional.relu(x, inplace=True))
 
-    def answer(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn what `ascend` gave for level 0 into vectors and logits, point by point."""
-        x = self.heads(x)
-        return x[:, : self.channels], x[:, self.channels :]
+    def answer(self, x: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn what `ascend` gave for level 0, and for level 1, into vectors and logits."""
+        y = self.heads(x)
+        if self.hidden is not None:
+            y = y + self.hidden(x, coarse)
+        return y[:, : self.channels], y[:, self.channels :]
 
     def reach_down(self, level: int) -> int:
         """Points of a level around a point that matter on the way down to it."""
@@ -194,6 +206,20 @@ class DenseEncoder(nn.Module):
             if isinstance(module, _Unit):
                 module.fold()
         return fused
+
+
+class _Hidden(nn.Module):
+    """A layer between two levels and the answer, point by point."""
+
+    def __init__(self, fine: int, coarse: int, width: int, channels: int) -> None:
+        super().__init__()
+        self.fine = nn.Conv3d(fine, width, 1)
+        self.coarse = nn.Conv3d(coarse, width, 1, bias=False)
+        self.last = nn.Conv3d(width, channels, 1, bias=False)
+
+    def forward(self, x: Tensor, coarse: Tensor) -> Tensor:
+        y = self.fine(x) + functional.interpolate(self.coarse(coarse), scale_factor=2.0)
+        return self.last(functional.relu(y, inplace=True))
 
 
 class _Unit(nn.Module):
