@@ -1,7 +1,8 @@
-"""Calibrate a model on scenes of complexes it has never met: python training/calibrate.py MODEL.
+"""Make of a trained model what tomoloc ships: python training/release.py MODEL -o FOLDER.
 
-Writes the table [calibration] of the model's config.toml, which turns similarities into
-probabilities (`tomoloc.pickers.competition`). Scenes are those of training/general.py.
+The model is calibrated on scenes of complexes that it has never met, as training/general.py makes
+them: the table [calibration] of config.toml turns similarities into probabilities. Its weights are
+rounded to 16 bits, and training/general/card.md goes with it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from general import NEVER_TRAINED_ON, Groups
+from general import FOLDER, NEVER_TRAINED_ON, Groups
 
 from tomoloc.nn.stored import load_model, save_model
 from tomoloc.pickers.calibration import calibrate
@@ -33,18 +34,22 @@ def make_samples(groups: int, seed: int) -> Iterator[Sample]:
 
 
 def main() -> None:
-    """Calibrate."""
+    """Calibrate, round and write."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("model", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--groups", type=int, default=10, help="of four scenes each")
     parser.add_argument("--seed", type=int, default=77)
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
     logging.getLogger("tomoloc.simulate").setLevel(logging.ERROR)
-    model = load_model(given.model)
+    model = replace(load_model(given.model), card=(FOLDER / "card.md").read_text("utf-8"))
+    save_model(given.output, model, half=True)
+    model = load_model(given.output)
     found = calibrate(model, make_samples(given.groups, given.seed), device=given.device)
-    config = {**model.config, "calibration": found.to_dict()}
-    save_model(given.model, replace(model, config=config))
+    rounded = {name: round(value, 4) for name, value in found.to_dict().items()}
+    config = {**model.config, "calibration": rounded}
+    save_model(given.output, replace(model, config=config), half=True)
     sys.stdout.write(f"{found}\n")
 
 
