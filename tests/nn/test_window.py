@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from tomoloc.nn.published import read_tomotwin
+from tomoloc.nn.published import open_model, read_tomotwin
 from tomoloc.nn.stored import load_model, save_model
 from tomoloc.nn.window import WindowEncoder
 
@@ -89,7 +89,7 @@ def test_published_weights_give_what_the_definition_gives(tmp_path, windows, pre
     stored = {prefix + name: value for name, value in weights.items()}
     path = tmp_path / "tomotwin_latest.pth"
     torch.save({"tomotwin_config": CONFIG, "model_state_dict": stored, "epoch": 3}, path)
-    model = read_tomotwin(path)
+    model = open_model(path)
     with torch.inference_mode():
         embedding = model.network(windows)
     torch.testing.assert_close(embedding, definition(weights, windows), atol=1e-5, rtol=1e-4)

@@ -49,7 +49,8 @@ def embed(
     output
         Folder for the embeddings.
     model
-        Name of a model that comes with tomoloc, or a model folder.
+        Name of a model that comes with tomoloc, a model folder, or a checkpoint of TomoTwin (.pth),
+        which is very slow.
     voxel_spacing
         Voxel size in Å, where a file does not state it or states it wrong.
     contrast
@@ -107,10 +108,10 @@ def _check_options(*, voxel_spacing: float | None, threshold: float, min_distanc
 def _load_features(model: str, device: str) -> LearnedFeatures:
     from tomoloc.features.learned import LearnedFeatures
     from tomoloc.nn.device import resolve_device
-    from tomoloc.nn.stored import find_model, load_model
+    from tomoloc.nn.published import open_model
 
     resolve_device(device)
-    features = LearnedFeatures(model=load_model(find_model(model)), device=device)
+    features = LearnedFeatures(model=open_model(model), device=device)
     if not features.finds_centers:
         raise ValueError(
             f"model {model} tells no centres of particles, so that there are no candidates; take"

@@ -19,7 +19,8 @@ from tomoloc.cli.references import read_references
 from tomoloc.io.checks import check_tomogram
 from tomoloc.io.stored import WHAT_TO_DO
 from tomoloc.io.targets import Targets, check_model, read_targets
-from tomoloc.nn.stored import StoredModel, find_model, is_shipped, load_model
+from tomoloc.nn.published import open_model
+from tomoloc.nn.stored import StoredModel, is_shipped
 from tomoloc.types import Structure, Volume
 
 __all__ = ["READERS", "Given", "Reader", "find_reader", "is_file_word", "read_objects"]
@@ -144,7 +145,7 @@ def _read_template(name: str, words: Mapping[str, Any], _: Given) -> Structure |
 
 
 def _read_model(name: str, words: Mapping[str, Any], _: Given) -> StoredModel:
-    return load_model(find_model(words[name]))
+    return open_model(words[name])
 
 
 def _read_targets(name: str, words: Mapping[str, Any], given: Given) -> Targets:

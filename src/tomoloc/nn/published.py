@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tomoloc.nn.stored import StoredModel
+from tomoloc.nn.stored import StoredModel, find_model, load_model
 from tomoloc.nn.window import WindowEncoder
 
-__all__ = ["read_tomotwin"]
+__all__ = ["open_model", "read_tomotwin"]
 
 _SPACING = 10.0
 _CARD = """\
@@ -25,6 +25,32 @@ Weights of {name}, read for the window network. They were trained by others: see
 Nature Methods 20 (2023), doi:10.1038/s41592-023-01878-z, and the terms they were published under.
 Tomograms of about {spacing:g} Å voxels; proteins above about 150 kDa.
 """
+
+
+def open_model(model: Path | str) -> StoredModel:
+    """Read a model, whatever stands for it.
+
+    Parameters
+    ----------
+    model : Path or str
+        Name of a model that comes with tomoloc, a model folder, or a checkpoint of TomoTwin
+        (.pth).
+
+    Returns
+    -------
+    StoredModel
+
+    Raises
+    ------
+    OSError
+        If there is no such model.
+    ValueError
+        If it is damaged or of an unknown kind.
+    """
+    path = Path(model)
+    if path.suffix == ".pth" and not path.is_dir():
+        return read_tomotwin(path)
+    return load_model(find_model(model))
 
 
 def read_tomotwin(path: Path | str) -> StoredModel:

@@ -14,7 +14,8 @@ from tomoloc.features.candidates import Candidates, find_candidates
 from tomoloc.features.learned import LearnedFeatures
 from tomoloc.io.targets import Targets, check_model
 from tomoloc.localize import find_peaks
-from tomoloc.nn.stored import StoredModel, find_model, load_model
+from tomoloc.nn.published import open_model
+from tomoloc.nn.stored import StoredModel
 from tomoloc.pickers.competition import Calibration, compete
 from tomoloc.types import FloatArray, Particles, ScoreMap, Tomogram, Volume
 
@@ -46,7 +47,8 @@ class EmbeddingPicker:
         Examples, one or more of each label: as a file, a table of positions in any program's
         format; as an object, what `embed_examples` makes of them with the same model.
     model : StoredModel or str
-        Trained network: name of one that comes with tomoloc, or a folder.
+        Trained network: name of one that comes with tomoloc, a folder, or a checkpoint of TomoTwin
+        (.pth), which is very slow.
     diameter : float
         Of the particles, in angstrom. It only sets how far they are apart at least (half of it),
         and which of them reach over the border.
@@ -180,7 +182,7 @@ class EmbeddingPicker:
     def _features(self) -> LearnedFeatures:
         model = self.model
         if not isinstance(model, StoredModel):
-            model = load_model(find_model(model))
+            model = open_model(model)
         check_model(self.reference.model, model.identity, what="reference")
         return LearnedFeatures(model=model, device=self.device)
 
