@@ -35,11 +35,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tomoloc.nn.stored import StoredModel
 from tomoloc.types import Particles, Sample, Tomogram
 from unseen.machine import describe_machine
-from unseen.methods import Embedded, find_with_template, open_model, random_model
+from unseen.methods import Embedded, Found, find_with_template, open_model, random_model
 from unseen.scenes import CONDITIONS, Protein, Scenes, find_proteins
 from unseen.scores import draw_examples, match_clusters, score_detection, score_picks
 from unseen.tables import SIZES, Row, draw_picture, mean, print_table, summarize, where
@@ -73,7 +74,7 @@ class Bench:
 
     def examples(
         self, sample: Sample, labels: Sequence[str], *, number: int, draw: int, shots: int = 1
-    ) -> tuple[Any, Particles]:
+    ) -> tuple[NDArray[np.intp], Particles]:
         """The same for all models and, at the same places, for all optics."""
         rng = np.random.default_rng([self.seed, 3, number, draw, shots])
         return draw_examples(sample.particles, labels, grid=sample.tomogram, rng=rng, shots=shots)
@@ -87,14 +88,17 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if given.threads:
         torch.set_num_threads(given.threads)
-    model = open_model(given.model)
+    try:
+        model = open_model(given.model)
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+    models = {"embedding": model}
+    if not given.skip_random:
+        models["random weights"] = random_model(seed=given.seed, voxel_spacing=model.voxel_spacing)
     proteins = find_proteins(given.structures, cache=given.cache)
     bench = Bench(
         scenes=Scenes(proteins=proteins, cache=given.cache, seed=given.seed),
-        models={
-            "embedding": model,
-            "random weights": random_model(seed=given.seed, voxel_spacing=model.voxel_spacing),
-        },
+        models=models,
         draws=given.draws,
         shots=given.shots,
         device=given.device,
@@ -146,6 +150,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--template-proteins", type=int, default=3, help="of each such tomogram")
     parser.add_argument("--angular-step", type=float, default=15.0, help="of template matching")
     parser.add_argument("--noise-only", action="store_true", help="count picks in empty ice, too")
+    parser.add_argument("--skip-random", action="store_true", help="no untrained network beside")
     parser.add_argument("--de-novo", action="store_true", help="cluster without examples, too")
     parser.add_argument("--cache", type=Path, default=Path("build/unseen"), help="of scenes")
     parser.add_argument("--json", type=Path, help="all scores")
@@ -236,36 +241,43 @@ def compare_template(
     crop = crop_quarter(sample.tomogram)
     low, high = crop.origin + MARGIN, crop.origin + crop.extent - crop.voxel_spacing - MARGIN
 
-    def counts(particles: Particles) -> Particles:
+    def inside(particles: Particles) -> NDArray[np.bool_]:
         # Along z the crop is the tomogram, where all counts.
         within = (particles.position >= low) & (particles.position <= high)
-        return particles[within[:, :2].all(axis=1)]
+        return np.asarray(within[:, :2].all(axis=1))
 
-    truth = counts(sample.particles)
+    kept = np.flatnonzero(inside(sample.particles))
     embedded = Embedded(
         tomogram=sample.tomogram, model=bench.models["embedding"], device=bench.device
     )
     labels = [protein.label for protein in proteins]
     rows: list[Row] = []
 
-    def note(method: str, protein: Protein, picks: Particles, threshold: dict[str, float]) -> None:
-        (score,) = score_picks(counts(picks), truth, labels=[protein.label], threshold=threshold)
+    def note(method: str, protein: Protein, found: Found, examples: NDArray[np.intp]) -> None:
+        (score,) = score_picks(
+            found.picks[inside(found.picks)],
+            sample.particles[kept],
+            labels=[protein.label],
+            threshold=found.threshold,
+            examples=np.flatnonzero(np.isin(kept, examples)),
+        )
         about = {"condition": condition, "method": method, "tomogram": number}
         kind = {"mass_kda": protein.mass_kda, "diameter": protein.diameter}
         rows.append({**about, **kind, **asdict(score)})
 
+    none = np.zeros(0, dtype=np.intp)
     for protein in (proteins[i] for i in chosen):
         start = time.perf_counter()
         found = find_with_template(
             crop, protein, angular_step=given.angular_step, device=bench.device
         )
-        note("template", protein, found.picks, found.threshold)
+        note("template", protein, found, none)
         tell(f"{condition}_{number} {protein.label}", rows[-1:], time.perf_counter() - start)
     for draw in range(bench.draws):
-        _, examples = bench.examples(sample, labels, number=number, draw=draw)
+        chosen_rows, examples = bench.examples(sample, labels, number=number, draw=draw)
         found = embedded.pick(embedded.targets(examples))
         for protein in (proteins[i] for i in chosen):
-            note("embedding", protein, found.picks, found.threshold)
+            note("embedding", protein, found, chosen_rows)
     return rows
 
 

@@ -95,27 +95,32 @@ def draw_picture(rows: Sequence[Row], path: Path) -> None:
     for panel in axes.flat[len(conditions) :]:
         panel.set_axis_off()
     for panel, condition in zip(axes.flat, conditions, strict=False):
+        means = []
         for number, method in enumerate(methods):
             proteins = by_protein(where(rows, condition=condition, method=method))
             if not proteins:
                 continue
+            means.append(f"{mean(row['f1'] for row in proteins):.2f}")
             panel.scatter(
                 [row["mass_kda"] for row in proteins],
                 [row["f1"] for row in proteins],
                 s=14,
                 marker="osd^v"[number % 5],
                 color=f"C{number}",
-                label=f"{method}: {mean(row['f1'] for row in proteins):.2f}",
+                label=method,
             )
-        panel.set(title=condition, xscale="log", xlim=(38, 900), ylim=(-0.03, 1.03))
+        panel.set_title(condition, loc="left")
+        panel.set(xscale="log", xlim=(38, 900), ylim=(-0.03, 1.03))
         panel.set_xticks(_TICKS, [f"{tick}" for tick in _TICKS])
         panel.minorticks_off()
         panel.grid(alpha=0.3)
-        panel.legend(fontsize=7, loc="center right", title="mean", title_fontsize=7)
+        panel.set_title(f"mean {' / '.join(means)}", loc="right", fontsize=8)
     for panel in axes[-1]:
         panel.set_xlabel("mass (kDa)")
     for panel in axes[:, 0]:
         panel.set_ylabel("F1 at the default threshold")
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names))
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
