@@ -305,6 +305,24 @@ def test_targets_find_the_same_particles(run):
     assert labels <= {"cluster_1", "cluster_2"}
 
 
+def test_info_knows_embeddings_and_targets(run):
+    code, out, _ = run("info emb/TS_2.zarr")
+    assert code == 0
+    assert out[0] == "emb/TS_2.zarr: embedding"
+    said = "\n".join(out)
+    assert "43 x 36 x 21 points (x y z), 20 Å apart" in said
+    assert "lacks           nothing" in said
+    assert run("embed TS_2.mrc -o other --model blobs --candidates-only")[0] == 0
+    Path("TS_2.mrc").unlink()
+    said = "\n".join(run("info other/TS_2.zarr")[1])
+    assert "20 Å apart, not kept" in said
+    assert "no longer there" in said
+    assert run("cluster emb/TS_1.zarr -o kinds --no-pictures")[0] == 0
+    code, out, _ = run("info kinds/targets.safetensors")
+    assert code == 0
+    assert "cluster_1 (72), cluster_2 (48)" in out[1]
+
+
 def test_embeddings_of_different_models_do_not_go_together(run):
     save_model("others", make_blob_model(height=0.35, steepness=6.0))
     assert run("embed TS_2.mrc -o other --model others --threshold 0.5")[0] == 0

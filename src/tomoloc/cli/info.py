@@ -35,7 +35,7 @@ def info(
     """Say what a file is and what it lacks.
 
     Volumes (MRC, OME-Zarr, TIFF, NumPy), structures, tilt files, particle tables, recipes, run
-    records, model folders and simulated samples are known.
+    records, model folders, embeddings, targets and simulated samples are known.
 
     Parameters
     ----------
@@ -103,6 +103,8 @@ def _describe(file: str) -> _Report:
         return _toml(path)
     if ending == ".star":
         return _star(path)
+    if ending == ".safetensors":
+        return _targets(path)
     return _table_or_text(path)
 
 
@@ -390,4 +392,36 @@ def _folder(path: Path) -> _Report:
         report.add("files", sorted(p.name for p in path.iterdir()))
         report.lines["files"] = ", ".join(report.facts["files"])
         return report
+    if (path / "candidates").is_dir():
+        return _embedding(path)
     return _volume(path)
+
+
+def _embedding(path: Path) -> _Report:
+    from tomoloc.io.embeddings import read_embedding
+
+    stored = read_embedding(path)
+    source, report = stored.source, _Report("embedding")
+    report.add("tomogram", str(source.tomogram))
+    report.add("size", source.size, " x ".join(map(str, source.size)) + " voxels (x y z)")
+    report.add("voxel spacing", source.voxel_spacing, f"{source.voxel_spacing:g} Å")
+    report.add("contrast", source.contrast)
+    report.add("model", source.model)
+    report.add("candidates", stored.n_candidates)
+    report.add("vector", stored.channels, f"{stored.channels} numbers")
+    x, y, z = stored.shape[::-1]
+    grid = f"{x} x {y} x {z} points (x y z), {stored.grid_spacing:g} Å apart"
+    report.add("grid", [x, y, z], grid if stored.is_dense else f"{grid}, not kept")
+    if not source.tomogram.is_file():
+        report.remarks.append("the tomogram is no longer there: cluster cannot show its particles")
+    return report
+
+
+def _targets(path: Path) -> _Report:
+    from tomoloc.io.targets import read_targets
+
+    targets, report = read_targets(path), _Report("targets")
+    members = dict(zip(targets.label, np.asarray(targets.n_members).tolist(), strict=True))
+    report.add("labels", members, ", ".join(f"{name} ({n})" for name, n in members.items()))
+    report.add("model", targets.model)
+    return report
