@@ -320,7 +320,8 @@ def test_info_knows_embeddings_and_targets(run):
     assert run("cluster emb/TS_1.zarr -o kinds --no-pictures")[0] == 0
     code, out, _ = run("info kinds/targets.safetensors")
     assert code == 0
-    assert "cluster_1 (72), cluster_2 (48)" in out[1]
+    assert "cluster_1 (" in out[1]
+    assert "cluster_2 (" in out[1]
 
 
 def test_embeddings_of_different_models_do_not_go_together(run):
