@@ -272,6 +272,25 @@ def test_bad_files_give_one_line(tmp_path, name, content, words):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["5'cap", 'x"y', "a#b", "a\tb", "a\nb"])
+@pytest.mark.parametrize("column", ["label", "tomogram"])
+def test_names_that_star_cannot_hold_are_refused(tmp_path, name, column):
+    particles = Particles(position=[[10, 20, 30]], **{"label": "a", "tomogram": "b", column: name})
+    frames = {particles.tomograms[0]: Frame(particles.tomograms[0], (9, 8, 7), 10.0)}
+    with pytest.raises(ValueError, match="STAR tables cannot hold the name"):
+        write_particles(particles, tmp_path / "a.star", frames=frames)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_was_mended_is_read_anew(tmp_path):
+    head = "data_\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n_rlnCoordinateZ\n"
+    (tmp_path / "a.star").write_text(f"{head}1 2 3 4\n1\n")
+    with pytest.raises(ValueError, match="not a valid STAR file"):
+        read_table(tmp_path / "a.star", voxel_spacing=10.0)
+    (tmp_path / "a.star").write_text(f"{head}1 2 3\n")
+    assert len(read_table(tmp_path / "a.star", voxel_spacing=10.0).particles) == 1
+
+
 def test_columns_are_named_where_coordinates_lack(tmp_path):
     path = tmp_path / "x.star"
     path.write_text("data_a\n\nloop_\n_rlnAngleRot #1\n_rlnTomoName #2\n1 a\n")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import linecache
 import logging
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "check_text",
     "detect_star",
     "numbers",
     "plain",
@@ -122,6 +124,7 @@ def read_blocks(path: Path) -> dict[str, Any]:
     try:
         return starfile.read(path, always_dict=True, parse_as_string=columns)
     except (ValueError, TypeError) as error:
+        linecache.clearcache()  # it would hide from the next reader that the file was mended
         raise ValueError(f"not a valid STAR file ({' '.join(str(error).split())})") from error
 
 
@@ -129,11 +132,29 @@ def write_blocks(
     blocks: Mapping[str, Any], path: Path, *, remark: str = "", missing: str = "nan"
 ) -> None:
     """Write data frames and dicts as a STAR file; the same content gives the same bytes."""
+    import pandas as pd
     import starfile
 
+    for block in blocks.values():
+        words = block.select_dtypes("object") if isinstance(block, pd.DataFrame) else block
+        for column in words:
+            check_text(map(str, pd.unique(pd.Series(words[column], dtype=object))))
     text = starfile.to_string(dict(blocks), float_format="%.9g", na_rep=missing)
     _, _, body = text.partition("\n")  # the first line has a date
     path.write_text(f"# tomoloc {__version__}{remark and f'; {remark}'}\n{body}")
+
+
+def check_text(words: Iterable[str]) -> None:
+    """Refuse names that would not be read again as they are written.
+
+    Raises
+    ------
+    ValueError
+        If one holds quotes, # or a character that is not printed.
+    """
+    for word in words:
+        if re.search(r"[\x00-\x1f\x85\u2028\u2029'\"#]", word):
+            raise ValueError(f"STAR tables cannot hold the name {word!r}: no quotes, no #, no tabs")
 
 
 def detect_star(path: Path) -> str:
