@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import sys
 from pathlib import Path
@@ -44,6 +46,16 @@ def test_released_pages_do_not_count(monkeypatch):
     release(array[2:])  # a view will do
     assert before - resident() > 19_000
     assert array[4, 999, 999] == 1
+
+
+def test_a_full_disk_is_told_before_it_is_written_to(monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(arrays, "LARGE_BYTES", 1)
+    monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+    with pytest.raises(OSError, match=r"no room for a temporary file of 3\.0 GB in .*TMPDIR"):
+        allocate((1000, 1000, 1000), "V3")
 
 
 def test_releasing_what_is_in_memory_does_nothing():

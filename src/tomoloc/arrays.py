@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
-from tempfile import TemporaryFile
+import os
+from tempfile import TemporaryFile, gettempdir
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,33 @@ LARGE_BYTES = 1 << 30
 
 
 def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Return an array to fill: in memory, or in a nameless temporary file where it is large."""
+    """Return an array to fill: in memory, or in a nameless temporary file where it is large.
+
+    Raises
+    ------
+    OSError
+        If the disk has no room for it.
+    """
     n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     if n_bytes < LARGE_BYTES:
         return np.empty(shape, dtype)
     with TemporaryFile() as file:
+        _reserve(file.fileno(), n_bytes)
         return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
+
+
+def _reserve(file: int, n_bytes: int) -> None:
+    """Take room on the disk: who writes to a mapped page that has none is killed."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(file, 0, n_bytes)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:  # others: the disk cannot tell
+            raise OSError(
+                f"no room for a temporary file of {n_bytes / 1e9:.1f} GB in {gettempdir()}"
+                f" ({error.strerror}); set TMPDIR to a larger disk"
+            ) from error
 
 
 def release(array: NDArray[Any]) -> None:
