@@ -174,6 +174,15 @@ def broken(change):
         (broken(lambda w: w.pop("headnet.5.weight")), "layers are missing"),
         (broken(lambda w: w.update({"rep_layers0.0.conv1.weight": torch.zeros(1)})), "rep_layers0"),
         (broken(lambda w: w.update({"headnet.3.bias": torch.zeros(7)})), r"of shape \(7,\)"),
+        (broken(lambda w: w["headnet.3.bias"].fill_(torch.nan)), r"head\.1\.bias is not finite"),
+        (broken(lambda w: w.pop("headnet.1.weight")), r"can be read: 'head\.0\.weight'"),
+        (
+            {
+                "tomotwin_config": {"network_config": {"groups": 0}},
+                "model_state_dict": published_weights(),
+            },
+            "no network of TomoTwin that can be read",
+        ),
     ],
 )
 def test_other_files(tmp_path, content, message, capsys):

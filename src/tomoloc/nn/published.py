@@ -84,7 +84,7 @@ def read_tomotwin(path: Path | str) -> StoredModel:
         raise ValueError(f"{path} holds a network {identifier}; only SiameseNet is supported")
     try:
         network = _build(dict(weights), config.get("network_config") or {})
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise ValueError(
             f"{path} holds no network of TomoTwin that can be read: {error}"
         ) from error
@@ -136,6 +136,8 @@ def _build(weights: dict[str, Tensor], config: Mapping[str, Any]) -> WindowEncod
     for name, value in expected.items():
         if value.shape != renamed[name].shape:
             raise ValueError(f"{name} is of shape {tuple(renamed[name].shape)}")
+        if not renamed[name].isfinite().all():
+            raise ValueError(f"{name} is not finite")
     network.load_state_dict(renamed, assign=True)
     return network.eval()
 

@@ -178,7 +178,7 @@ def load_model(folder: Path | str) -> StoredModel:
     kind, settings = config["network"], config["settings"]
     try:
         expected = _expected(kind, settings)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{folder / _CONFIG} does not describe a network: {reason}") from error
     weights = _read_weights(folder / _WEIGHTS)
@@ -241,7 +241,7 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"{path} is of format {config['format']!r}, this version of tomoloc reads format"
             f" {_FORMAT}: update tomoloc or the model"
         )
-    if config["network"] not in _NETWORKS:
+    if config["network"] not in list(_NETWORKS):  # it may be anything
         raise ValueError(
             f"{path} names the network {config['network']!r}; known: {', '.join(_NETWORKS)}"
         )
