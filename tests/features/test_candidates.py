@@ -90,7 +90,7 @@ def test_without_a_map_of_centers(rng):
     embedding = make_embedding(rng, centers=False)
     found = find_candidates(embedding, centers=False, targets=np.eye(CHANNELS)[:1])
     assert len(found) == 5
-    np.testing.assert_array_equal(found.particles.score, 1)
+    np.testing.assert_array_equal(found.particles.score, 0.5)
     with pytest.raises(ValueError, match="finds no centres"):
         find_candidates(embedding, centers=False)
     with pytest.raises(ValueError, match=r"expected targets of shape \(n, 6\)"):

@@ -95,7 +95,7 @@ def find_candidates(
     -------
     Candidates
         Those of the map of centres first, each kind best first. Where there is no map of centres,
-        the probability is 1.
+        the probability is 0.5.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def find_candidates(
             found = found[: max(len(tables[0]), _SIMILAR)]
             score = _interpolate(points[..., -1:], embedding.to_index(found.position))[:, 0]
         else:
-            score = np.ones(len(found), dtype=np.float32)
+            score = np.full(len(found), 0.5, dtype=np.float32)  # it says nothing
         tables.append(replace(found, score=score))
     elif not centers:
         raise ValueError("this model finds no centres: without targets there are no candidates")
