@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tomllib
@@ -294,6 +295,37 @@ def test_a_run_again_is_kept_or_gives_the_same(run):
     medoids = read_targets("kinds/targets.safetensors").vectors
     _, vectors = read_candidates("emb/TS_1.zarr")
     np.testing.assert_allclose((vectors.astype(np.float32) @ medoids.T).max(axis=0), 1, atol=1e-3)
+
+
+def test_nothing_of_others_is_lost(run):
+    words = "cluster emb/TS_1.zarr -o kinds --no-pictures"
+    Path("kinds").mkdir()
+    Path("kinds/TS_1.star").write_text("picks of years")
+    code, _, err = run(words)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "kinds/TS_1.star exists without a record" in err
+    Path("kinds/TS_1.star").unlink()
+    Path("kinds/clusters").mkdir()
+    Path("kinds/clusters/mine.txt").touch()
+    code, _, err = run(f"{words} --overwrite")
+    assert (code, err) == (2, "tomoloc: kinds/clusters/mine.txt would be lost; give another -o\n")
+
+
+def test_what_has_changed_since_is_not_kept(run):
+    words = "cluster emb/TS_1.zarr -o kinds"
+    assert run(f"{words} --no-pictures")[0] == 0
+    code, _, err = run(words)
+    assert code == 2
+    assert "pictures False, now True" in err
+    embed = "embed TS_1.mrc -o emb --model blobs --threshold 0.5"
+    assert run(f"{embed} --overwrite")[0] == 0
+    code, _, err = run(f"{words} --no-pictures")
+    assert code == 2
+    assert "emb/TS_1.zarr is newer than what was made of it, kinds/targets.safetensors" in err
+    os.utime("TS_1.mrc")
+    code, _, err = run(embed)
+    assert code == 2
+    assert "TS_1.mrc is newer than what was made of it, emb/TS_1.zarr; choose" in err
 
 
 def test_targets_find_the_same_particles(run):

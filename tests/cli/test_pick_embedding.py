@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tomllib
@@ -217,11 +218,66 @@ def test_other_examples_or_another_model_are_noticed(run):
     code, _, log = run(f"TS_1.mrc -o out {ONE}")
     assert code == 2
     assert "was made otherwise (examples {'lobes': 1}, now {'lobes': 2}" in log
+    save_model("blobs", replace(load_model("blobs"), config={"calibration": {"share": 0.2}}))
+    write(truth_of("TS_1")[1:2], "TS_1_one.star")
+    code, _, log = run(f"TS_1.mrc -o out {ONE}")
+    assert code == 2
+    assert "was made otherwise (calibration {" in log
     shutil.rmtree("blobs")
     save_model("blobs", make_blob_model(height=0.25))
     code, _, log = run(f"TS_1.mrc -o out {ONE}")
     assert code == 2
     assert "was made otherwise (model 'blobs:" in log
+
+
+def test_a_folder_of_examples_and_a_tomogram_that_change_are_noticed(run):
+    Path("refs").mkdir()
+    write(truth_of("TS_1")[1:2], "refs/TS_1.star")
+    words = f"TS_1.mrc -o out {MODEL} --reference refs"
+    assert run(words)[0] == 0
+    write(truth_of("TS_1")[2:3], "refs/TS_1.star")
+    assert "was made otherwise (examples_digest" in run(words)[2]
+    write(truth_of("TS_1")[1:2], "refs/TS_1.star")
+    assert "is there already and was kept" in run(words)[2]
+    os.utime("TS_1.mrc")
+    code, _, log = run(words)
+    assert code == 2
+    assert "TS_1.mrc is newer than what was made of it, out/TS_1.star; choose" in log
+
+
+def test_odd_labels(run):
+    write(replace(truth_of("TS_1")[:3], label=["a/b", "a:b", "ünï côde"]), "odd.star")
+    assert run(f"TS_1.mrc -o out {MODEL} --reference odd.star --save-scores")[0] == 0
+    assert {p.name for p in Path("out").glob("*.mrc")} == {
+        f"TS_1.{name}.scores.mrc" for name in ("a_b_1", "a_b_2", "ünï côde")
+    }
+    assert set(picks_of("out").labels) <= {"a/b", "a:b", "ünï côde"}
+    Path("quote.csv").write_text("tomogram,x,y,z,label\nTS_1,10,20,30,5'cap\n")
+    code, _, log = run(f"TS_1.mrc -o none {MODEL} --reference quote.csv")
+    assert code == 2
+    assert 'STAR tables cannot hold the name "5\'cap"' in log
+    assert not Path("none").exists()
+
+
+def test_examples_are_not_replaced_by_picks(run, here):
+    before = Path("TS_1.star").read_bytes()
+    for words in ("-o . --reference TS_1.star", "-o . --reference ."):
+        code, _, log = run(f"TS_1.mrc {MODEL} --overwrite {words}")
+        assert code == 2
+        assert "is read and may not be written to; give another -o" in log
+    assert Path("TS_1.star").read_bytes() == before
+
+
+def test_tomograms_given_for_examples_come_first(run, here):
+    """Even where one of the same name is picked, and however its path is spelled."""
+    Path("bad").mkdir()
+    data = np.random.default_rng(1).normal(size=(48, 64, 56)).astype(np.float32)
+    write_volume(Volume(data=data, voxel_spacing=10.0), "bad/TS_1.mrc")
+    assert run(f"TS_1.mrc -o same {ONE}")[0] == 0
+    elsewhere = f"--reference-tomogram TS_1.mrc {here / 'TS_1.mrc'}"
+    assert run(f"bad/TS_1.mrc -o bad {ONE} --contrast dark {elsewhere}")[0] == 0
+    assert run(f"TS_1.mrc -o both {ONE} {elsewhere}")[0] == 0
+    np.testing.assert_array_equal(picks_of("both").score, picks_of("same").score)
 
 
 # ----------------------------------------------------------------------------------- wrong use

@@ -79,23 +79,32 @@ def cluster(
     if min_size is not None:
         parameters["min_size"] = min_size
     stored = _open(embeddings)
-    tables = [output / f"{item.source.name}.star" for item in stored]
     inputs = {
         "embeddings": [str(path.resolve()) for path in embeddings],
         "model": stored[0].source.model,
     }
-    targets = output / "targets.safetensors"
+    shown = {"pictures": pictures, "width": width}
+    record = {"inputs": inputs, "parameters": {**parameters, **shown}}
+    files = [
+        output / n for n in ("targets.safetensors", *(f"{s.source.name}.star" for s in stored))
+    ]
     check_writable(output)
-    if overwrite or not is_done(targets, method="cluster", parameters=parameters, inputs=inputs):
+    _check_folder(output / "clusters")
+    # All are looked at: tables may be there that something else has made.
+    done = [
+        not overwrite
+        and is_done(file, method="cluster", parameters=record["parameters"], inputs=inputs)
+        for file in files
+    ]
+    if not all(done):
         remove_drafts(output)
         start = time.perf_counter()
         with show_progress(sys.stderr.isatty()):
             pool = _read_pool(stored)
             clusters = _cluster(pool, parameters)
             _write_pictures(pool, clusters, output, width=width if pictures else None)
-        record = {"inputs": inputs, "parameters": parameters}
         _write(pool, clusters, record, output, seconds=time.perf_counter() - start)
-    for path in (targets, *tables):
+    for path in files:
         sys.stdout.write(f"{path}\n")
 
 
@@ -113,10 +122,17 @@ def _check_options(
         raise ValueError(f"--min-score is a probability, from 0 to below 1; got {min_score:g}")
     if min_size is not None and min_size < 2:
         raise ValueError(f"--min-size must be at least 2; got {min_size}")
-    if not 20 <= width <= 5000:
-        raise ValueError(f"--width is in Å, from 20 to 5000; got {width:g}")
+    if not 20 <= width <= 1000:
+        raise ValueError(f"--width is in Å, from 20 to 1000; got {width:g}")
     if seed < 0:
         raise ValueError(f"--seed must be 0 or more; got {seed}")
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse to replace a folder that holds more than pictures of clusters."""
+    others = [path for path in folder.glob("*") if not path.match("cluster_*.png")]
+    if others:
+        raise FileExistsError(f"{others[0]} would be lost; give another -o")
 
 
 def _open(embeddings: Sequence[Path]) -> list[StoredEmbedding]:

@@ -21,6 +21,7 @@ from tomoloc.io.stored import WHAT_TO_DO
 from tomoloc.io.targets import Targets, check_model, read_targets
 from tomoloc.nn.published import open_model
 from tomoloc.nn.stored import StoredModel, is_shipped
+from tomoloc.pickers.competition import Calibration
 from tomoloc.types import Structure, Volume
 
 __all__ = ["READERS", "Given", "Reader", "find_reader", "is_file_word", "read_objects"]
@@ -180,9 +181,11 @@ def _describe_targets(targets: Targets, words: Mapping[str, Any]) -> dict[str, A
     file = words["targets"] or words["reference"]
     labels = targets.label.tolist() if not isinstance(targets.label, str) else [targets.label]
     inputs: dict[str, Any] = {"examples": {name: labels.count(name) for name in targets.labels}}
-    if file.is_file():
-        inputs["examples_digest"] = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
-    return inputs
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(file.rglob("*")) if file.is_dir() else [file]:
+        if path.is_file():
+            digest.update(path.read_bytes())
+    return {**inputs, "examples_digest": digest.hexdigest()}
 
 
 READERS = (
@@ -191,7 +194,10 @@ READERS = (
         types=(StoredModel,),
         hint=str,
         read=_read_model,
-        describe=lambda model, _: {"model": model.identity},
+        describe=lambda model, _: {
+            "model": model.identity,
+            "calibration": Calibration.of(model.config).to_dict(),
+        },
     ),
     Reader(
         types=(Targets,),

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import sys
 import time
 import types
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import MISSING, asdict, dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from tomoloc.cli.objects import Given, find_reader, is_file_word, read_objects
 from tomoloc.cli.runs import is_done, name_outputs, peak_memory_gib, repeat_run, run_each
 from tomoloc.io.atomic import check_writable, writing
 from tomoloc.io.checks import check_tomogram
+from tomoloc.io.star import check_text
 from tomoloc.io.stored import volume_name
 from tomoloc.nn.device import resolve_device
 from tomoloc.pickers import PICKERS, load_picker
@@ -159,6 +161,7 @@ def _run(
     read = {name for name, hint in hints.items() if find_reader(hint) is not None}
     parameters = _parameters({**asdict(common), **words}, files=read)
     check_writable(common.output)
+    _check_outputs([common.output / f"{name}.star" for name in names], parameters)
     with show_progress(sys.stderr.isatty()):
         given = Given(
             tomograms=tomograms,
@@ -167,6 +170,7 @@ def _run(
             device=words["device"],
         )
         objects, inputs = read_objects(picker_class, words, given)
+        check_text(inputs.get("examples", ()))
         values = {item.name: words[item.name] for item in fields(picker_class)}
         run = _Run(
             method=method,
@@ -194,6 +198,14 @@ def _check_options(common: PickOptions, values: Mapping[str, Any]) -> None:
             raise ValueError("give --tilt-range or --tilt-file, not both")
         if not -90 <= low < high <= 90:
             raise ValueError(f"--tilt-range needs -90 <= LO < HI <= 90; got {low:g} {high:g}")
+
+
+def _check_outputs(tables: Collection[Path], parameters: Mapping[str, Any]) -> None:
+    """Refuse to replace what is read, and to write into a folder that is read."""
+    read = {word for value in parameters.values() for word in np.atleast_1d(value).astype(str)}
+    for table in map(Path.resolve, tables):
+        if lost := read & {str(table), str(table.parent)}:
+            raise ValueError(f"{lost.pop()} is read and may not be written to; give another -o")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -290,9 +302,8 @@ def _write(
     with writing(table.with_suffix(".run.toml")) as draft, ExitStack() as drafts:
         draft.write_text(tomli_w.dumps(record), "utf-8")
         write_particles(particles, drafts.enter_context(writing(table)), frames={frame.name: frame})
-        for channel, label in enumerate(scores.labels if save_scores else ()):
-            middle = "" if len(scores.labels) == 1 else f".{label}"
-            file = table.with_name(f"{table.stem}{middle}.scores.mrc")
+        files = _score_files(table, scores.labels) if save_scores else []
+        for channel, file in enumerate(files):
             write_volume(
                 Volume(
                     data=scores.data[channel],
@@ -301,6 +312,18 @@ def _write(
                 ),
                 drafts.enter_context(writing(file)),
             )
+
+
+def _score_files(table: Path, labels: Sequence[str]) -> list[Path]:
+    """Name the score maps after their labels, without what no file's name may have."""
+    if len(labels) == 1:
+        return [table.with_name(f"{table.stem}.scores.mrc")]
+    plain = [re.sub(r'[\\/:*?"<>|]', "_", label) for label in labels]
+    numbered = [
+        f"{name}_{number}" if plain.count(name) > 1 else name
+        for number, name in enumerate(plain, start=1)
+    ]
+    return [table.with_name(f"{table.stem}.{name}.scores.mrc") for name in numbered]
 
 
 def _tilt_series(path: Path, common: PickOptions) -> TiltSeries | None:

@@ -90,7 +90,10 @@ def read_references(
     parts, rows = [], []
     for name, path in files.items():
         tomogram = _read_bright(
-            path, contrast=contrast, voxel_spacing=voxel_spacing, is_picked=path in tomograms
+            path,
+            contrast=contrast,
+            voxel_spacing=voxel_spacing,
+            is_picked=path.resolve() in {path.resolve() for path in tomograms},
         )
         if not stated:
             particles = read_particles(
@@ -131,7 +134,7 @@ def _find_tomogram(
     """Find the file of a tomogram that a table names, or does not name."""
     if name == _UNNAMED:
         places = elsewhere or tomograms
-        if len(set(places)) == 1:
+        if len({path.resolve() for path in places}) == 1:
             return places[0]
         if table.stem not in {volume_name(path) for path in places}:
             raise ValueError(
@@ -139,15 +142,19 @@ def _find_tomogram(
                 f" {_listed(places)}; name them in a column (rlnTomoName)"
             )
         name = table.stem
-    known = list(dict.fromkeys([*elsewhere, *tomograms]))
-    plain = volume_name(name).removesuffix(".tomostar")
-    found = [path for path in known if volume_name(path) in {name, plain}]
-    # Simulated tomograms are all called tomogram.mrc; their folders tell them apart.
-    found = found or [path for path in known if path.resolve().parent.name in {name, plain}]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ValueError(f"{table}: tomogram {name} may be {_listed(found)}; give one of them")
+    known = list({path.resolve(): path for path in [*tomograms, *elsewhere]}.values())
+    names = {name, volume_name(name).removesuffix(".tomostar")}
+    # What was given for the examples comes first. Simulated tomograms are all called tomogram.mrc;
+    # their folders tell them apart.
+    for name_of in (volume_name, lambda path: path.resolve().parent.name):
+        for paths in (elsewhere, known):
+            found = {path.resolve(): path for path in paths if name_of(path) in names}
+            if len(found) == 1:
+                return next(iter(found.values()))
+            if found:
+                raise ValueError(
+                    f"{table}: tomogram {name} may be {_listed(found.values())}; give one of them"
+                )
     raise ValueError(
         f"{table}: its examples lie in tomogram {name}, which is not given (there is"
         f" {_listed(known)}); add its file with --reference-tomogram"

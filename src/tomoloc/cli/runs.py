@@ -14,6 +14,7 @@ from cyclopts import App, ArgumentCollection, Token
 from cyclopts.config import Dict
 
 from tomoloc.cli.main import describe_error
+from tomoloc.io.star import check_text
 from tomoloc.io.stored import volume_name
 
 __all__ = [
@@ -49,7 +50,7 @@ def name_outputs(tomograms: Sequence[Path], *, ending: str) -> list[str]:
     Raises
     ------
     ValueError
-        If two would have the same name.
+        If two would have the same name, or a table could not hold one.
     """
     stems = [volume_name(path) for path in tomograms]
     counts = Counter(stems)
@@ -57,6 +58,7 @@ def name_outputs(tomograms: Sequence[Path], *, ending: str) -> list[str]:
         stem if counts[stem] == 1 else path.resolve().parent.name
         for stem, path in zip(stems, tomograms, strict=True)
     ]
+    check_text(names)
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ValueError(
@@ -145,7 +147,8 @@ def is_done(
     Raises
     ------
     ValueError
-        If there is a table that was made otherwise, or nobody knows how.
+        If there is a table that was made otherwise, or nobody knows how, or of something that has
+        changed since.
     """
     if not table.exists():
         return False
@@ -159,12 +162,20 @@ def is_done(
     wanted = {"method": method, **parameters, **inputs}
     other = [name for name in {**made, **wanted} if made.get(name) != wanted.get(name)]
     if not other:
+        _check_older(inputs, path, what=f"{table}; {what_to_do}")
         logger.info("%s is there already and was kept (--overwrite makes it anew)", table)
         return True
     differences = ", ".join(
         f"{name} {_shown(made, name)}, now {_shown(wanted, name)}" for name in other
     )
     raise ValueError(f"{table} exists and was made otherwise ({differences}); {what_to_do}")
+
+
+def _check_older(inputs: Mapping[str, Any], record: Path, *, what: str) -> None:
+    made = record.stat().st_mtime_ns
+    for source in map(Path, [inputs.get("tomogram", ""), *inputs.get("embeddings", ())]):
+        if source.exists() and source.is_absolute() and source.stat().st_mtime_ns > made:
+            raise ValueError(f"{source} is newer than what was made of it, {what}")
 
 
 def _shown(values: Mapping[str, Any], name: str) -> str:

@@ -121,7 +121,7 @@ def cut_boxes(
 def cut_slices(boxes: FloatArray, spacing: float) -> list[FloatArray]:
     """Average the middle of cubes along z."""
     middle, half = boxes.shape[1] // 2, int(THICKNESS / spacing / 2)
-    return list(boxes[:, middle - half : middle + half + 1].mean(axis=1))
+    return list(boxes[:, max(middle - half, 0) : middle + half + 1].mean(axis=1))
 
 
 def draw_map(
