@@ -24,7 +24,14 @@ ORIGIN = np.array([130.0, -45.0, 20.0])
 
 def make_model(**settings):
     torch.manual_seed(2)
-    settings = {"widths": (4, 6, 8), "down": (1, 1, 1), "up": (1, 1), "channels": 5, "head": 6, **settings}
+    settings = {
+        "widths": (4, 6, 8),
+        "down": (1, 1, 1),
+        "up": (1, 1),
+        "channels": 5,
+        "head": 6,
+        **settings,
+    }
     network = DenseEncoder(**settings)
     with torch.no_grad():
         for _ in range(3):
