@@ -136,7 +136,7 @@ def write_blocks(
     import starfile
 
     for block in blocks.values():
-        words = block.select_dtypes("object") if isinstance(block, pd.DataFrame) else block
+        words = block.select_dtypes(exclude="number") if isinstance(block, pd.DataFrame) else block
         for column in words:
             check_text(map(str, pd.unique(pd.Series(words[column], dtype=object))))
     text = starfile.to_string(dict(blocks), float_format="%.9g", na_rep=missing)
