@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tomoloc import arrays
-from tomoloc.arrays import allocate, release
+from tomoloc.arrays import allocate, release, sparse_zeros
 
 
 def resident():
@@ -56,6 +56,20 @@ def test_a_full_disk_is_told_before_it_is_written_to(monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
     with pytest.raises(OSError, match=r"no room for a temporary file of 3\.0 GB in .*TMPDIR"):
         allocate((1000, 1000, 1000), "V3")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts memory as Linux does")
+def test_sparse_zeros_take_memory_where_they_are_written_to():
+    def own():
+        return int(re.findall(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[0])
+
+    before = own()
+    array = sparse_zeros((40, 50, 500, 500), np.float32)  # 2 GB
+    array[::10, ::10, 7, 8] = 3
+    assert own() - before < 2000
+    assert array[:11].sum() == 3 * 10
+    assert own() - before < 40_000
+    assert array.flags.writeable
 
 
 def test_releasing_what_is_in_memory_does_nothing():

@@ -5,6 +5,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
+from tomoloc import localize
 from tomoloc.localize import (
     EDGE_COLUMN,
     estimate_threshold,
@@ -107,6 +108,19 @@ def test_constant_region_gives_one_peak() -> None:
     data = np.zeros(SHAPE)
     data[20:23, 20:23, 20:23] = 1
     assert len(find_peaks(score_map(data), threshold=0.5, min_distance=60)) == 1
+
+
+def test_few_and_many_voxels_above_the_threshold_are_looked_at_alike(rng, monkeypatch) -> None:
+    data = np.round(gaussian_filter(rng.normal(size=(20, 31, 43)), 1.5), 2)  # with ties
+    data[:6] = data.max() - 0.1  # flat
+    scores = ScoreMap(data=data[None].astype(np.float32), voxel_spacing=5.0, labels=("a",))
+    found = []
+    for limit in (0, 2):
+        monkeypatch.setattr(localize, "_SPARSE", limit)
+        found.append(find_peaks(scores, threshold=0.1, min_distance=5))
+    assert len(found[0]) > 20
+    for name in ("position", "score"):
+        np.testing.assert_array_equal(*(getattr(peaks, name) for peaks in found))
 
 
 def test_rotation_of_the_best_voxel(planted: np.ndarray, rng: np.random.Generator) -> None:

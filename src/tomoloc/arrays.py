@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["LARGE_BYTES", "allocate", "release"]
+__all__ = ["LARGE_BYTES", "allocate", "release", "sparse_zeros"]
 
 LARGE_BYTES = 1 << 30
 """Arrays of this size and larger are put in a temporary file, not in memory."""
@@ -45,6 +45,17 @@ def _reserve(file: int, n_bytes: int) -> None:
                 f"no room for a temporary file of {n_bytes / 1e9:.1f} GB in {gettempdir()}"
                 f" ({error.strerror}); set TMPDIR to a larger disk"
             ) from error
+
+
+def sparse_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """Return zeros that take memory only where they are written to, in small pages."""
+    if not hasattr(mmap, "MADV_NOHUGEPAGE"):
+        return np.zeros(shape, dtype)
+    n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+    pages = mmap.mmap(-1, max(n_bytes, 1), flags=flags)
+    pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.ndarray(shape, dtype, buffer=pages)
 
 
 def release(array: NDArray[Any]) -> None:

@@ -28,6 +28,9 @@ EDGE_COLUMN = "tomolocEdge"
 
 _SLAB_VOXELS = 1 << 24
 """That maxima are looked for in at one time."""
+_SPARSE = 0.005
+"""Where a smaller part of a map is above the threshold, only its neighbours are looked at."""
+_NEIGHBOURS = np.indices((3, 3, 3)).reshape(3, -1).T - 1
 
 
 def find_peaks(
@@ -368,7 +371,12 @@ def _local_maxima(
     for start in range(0, len(data), step):
         own = data[start : start + step]
         chosen = (own > threshold) & inside[start : start + step] & np.isfinite(own)
-        if chosen.any():
+        if np.count_nonzero(chosen) < _SPARSE * own.size:
+            place = np.argwhere(chosen) + np.array([start, 0, 0])
+            near = np.clip(place[:, None] + _NEIGHBOURS, 0, np.array(data.shape) - 1)
+            around, here = data[tuple(near.T)], data[tuple(place.T)]
+            found.append(place[(here >= around.max(axis=0)) & (here > around.min(axis=0))])
+        else:
             first = max(0, start - 1)
             slab, inner = (
                 data[first : start + step + 1],

@@ -10,6 +10,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from tomoloc.arrays import sparse_zeros
 from tomoloc.features.candidates import Candidates, find_candidates
 from tomoloc.features.learned import LearnedFeatures
 from tomoloc.io.targets import Targets, check_model
@@ -251,8 +252,7 @@ def _paint(
     Around the grid point nearest to a candidate's place c, the score falls off with the square of
     the distance to c, so that a parabola through three points along an axis has its vertex there.
     """
-    # Untouched pages of zeros take no memory, however large the grid is.
-    data = np.zeros((len(labels), *grid.shape), dtype=np.float32)
+    data = sparse_zeros((len(labels), *grid.shape), np.float32)
     place = grid.to_index(candidates.particles.position)
     last = np.array(grid.shape) - 1
     nearest = np.clip(np.rint(place), 0, last).astype(int)
