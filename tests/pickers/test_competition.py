@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tomoloc.pickers.competition import Calibration, compete, fit_calibration
+from tomoloc.pickers.competition import Calibration, compete, fit_calibration, mean_direction
 
 CHANNELS = 16
 
@@ -71,6 +71,10 @@ def test_several_examples_are_averaged_robustly():
     examples = vectors[np.concatenate([own, wrong])]
     p = compete(vectors, center, examples=[examples], refine=False)[:, 0]
     assert np.median(p[label == "p2"]) > 10 * np.median(p[label == "p5"])
+
+
+def test_examples_that_cancel_out_are_the_first():
+    np.testing.assert_array_equal(mean_direction([[0.0, 1.0], [0.0, -1.0]]), [0, 1])
 
 
 def test_refined_targets_find_more_than_a_poor_example(calibration):

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
-__all__ = ["Calibration", "compete", "fit_calibration"]
+__all__ = ["Calibration", "compete", "fit_calibration", "mean_direction"]
 
 Floats = NDArray[np.float64]
 
@@ -172,6 +172,29 @@ def fit_calibration(
     )
 
 
+def mean_direction(vectors: ArrayLike) -> Floats:
+    """Direction of a label's examples, with less weight for those that are unlike the others.
+
+    Parameters
+    ----------
+    vectors : array_like, shape (k, channels)
+        Unit vectors.
+
+    Returns
+    -------
+    ndarray, shape (channels,)
+        Of length 1; the first vector where all cancel out.
+    """
+    v = np.asarray(vectors, dtype=np.float64)
+    mean = v.mean(axis=0)
+    for _ in range(3 if len(v) > 2 else 0):
+        away = np.maximum(1 - v @ (mean / max(np.linalg.norm(mean), _CLOSEST)), _CLOSEST)
+        weight = np.minimum(1, 2 * np.median(away) / away)
+        mean = weight @ v / weight.sum()
+    length = np.linalg.norm(mean)
+    return np.asarray(mean / length if length > _CLOSEST else v[0] / np.linalg.norm(v[0]))
+
+
 def _draw_examples(
     label: NDArray[np.str_], targets: int, rng: np.random.Generator
 ) -> list[NDArray[np.intp]]:
@@ -193,7 +216,7 @@ def _observe(
         raise ValueError("each label needs at least one example")
     v = np.asarray(vectors, dtype=np.float64)
     c = np.clip(np.asarray(center, dtype=np.float64), 1e-3, 1 - 1e-3)
-    targets = np.stack([_mean_direction(group) for group in arrays])
+    targets = np.stack([mean_direction(group) for group in arrays])
     if refine:
         weight = np.array([_EXAMPLE * len(group) for group in arrays])
         targets = _refine(targets, weight, vectors=v, sure=np.minimum(c / _CENTER, 1))
@@ -205,17 +228,6 @@ def _observe(
     second = similarity.max(axis=1)
     x = [np.log(np.maximum(1 - s, _CLOSEST)) for s in (first, second)]
     return np.column_stack([*x, logit(c)]), best
-
-
-def _mean_direction(vectors: Floats) -> Floats:
-    """Direction of the mean, with less weight for those that are unlike the others."""
-    mean = vectors.mean(axis=0)
-    if len(vectors) > 2:
-        for _ in range(3):
-            away = np.maximum(1 - vectors @ _unit(mean), _CLOSEST)
-            weight = np.minimum(1, 2 * np.median(away) / away)
-            mean = weight @ vectors / weight.sum()
-    return _unit(mean)
 
 
 def _refine(examples: Floats, weight: Floats, *, vectors: Floats, sure: Floats) -> Floats:

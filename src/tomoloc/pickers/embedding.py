@@ -17,7 +17,7 @@ from tomoloc.io.targets import Targets, check_model
 from tomoloc.localize import find_peaks
 from tomoloc.nn.published import open_model
 from tomoloc.nn.stored import StoredModel
-from tomoloc.pickers.competition import Calibration, compete
+from tomoloc.pickers.competition import Calibration, compete, mean_direction
 from tomoloc.types import FloatArray, Particles, ScoreMap, Tomogram, Volume
 
 __all__ = ["EmbeddingPicker", "embed_examples"]
@@ -124,12 +124,14 @@ class EmbeddingPicker:
                 labels=tuple(labels),
             )
         features = self._features
+        if "calibration" not in features.model.config:
+            logger.warning("this model is not calibrated: take its scores as ranks, not as chances")
         examples = [self.reference.of(label) for label in labels]
         embedding = features.embed(tomogram)
         candidates = find_candidates(
             embedding,
             centers=features.finds_centers,
-            targets=[_direction(vectors) for vectors in examples],
+            targets=[mean_direction(vectors) for vectors in examples],
         )
         grid = Volume(
             data=np.broadcast_to(np.float32(0), embedding.shape),
@@ -230,13 +232,6 @@ def embed_examples(
     return Targets(
         vectors=features.embed_at(tomogram, own.position), label=own.label, model=model.identity
     )
-
-
-def _direction(vectors: FloatArray) -> FloatArray:
-    """Mean of unit vectors, of length 1; the first of them where they cancel out."""
-    mean = np.mean(vectors, axis=0)
-    length = np.linalg.norm(mean)
-    return mean / length if length > 1e-6 else vectors[0]
 
 
 def _is_flat(data: NDArray[np.number]) -> bool:
