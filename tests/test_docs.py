@@ -88,7 +88,7 @@ def test_page_runs(name, tmp_path, monkeypatch):
     for block in blocks_of(ROOT / "docs" / name):
         where = f"{name}, line {block.line}"
         match block.language:
-            case "toml" | "python" if block.info:
+            case "toml" | "python" | "csv" if block.info:
                 title = re.fullmatch(r'title="([\w.]+)"', block.info)[1]
                 (tmp_path / title).write_text(block.text, "utf-8")
             case "console":
