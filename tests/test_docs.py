@@ -80,7 +80,7 @@ def run(command: list[str] | str, where: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", ["tutorial.md", "recipes.md"])
+@pytest.mark.parametrize("name", ["tutorial.md", "recipes.md", "embedding.md"])
 def test_page_runs(name, tmp_path, monkeypatch):
     """Files that have a title are written, commands run in turn, then the rest of the Python."""
     monkeypatch.chdir(tmp_path)
