@@ -76,7 +76,7 @@ def read_references(
     stated = particles is not None
     if particles is None:
         # For a start only the names matter; positions follow for each tomogram.
-        particles = read_particles(table, tomogram=_UNNAMED, voxel_spacing=1, shape=(1, 1, 1))
+        particles = read_particles(table, tomogram=_UNNAMED, voxel_spacing=1, shape=(1 << 20,) * 3)
     if not len(particles):
         raise ValueError(f"{table} holds no particles; at least one example is needed")
     files = {

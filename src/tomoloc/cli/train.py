@@ -43,7 +43,7 @@ def embedding(
     *,
     data: Several,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
-    start: Annotated[Path | None, Parameter(name="--from")] = None,
+    start: Annotated[str | None, Parameter(name="--from")] = None,
     validation: Several | None = None,
     steps: int = 5000,
     patience: int = 10,
@@ -70,7 +70,7 @@ def embedding(
     output
         Folder of the model; the best network so far is written after each validation.
     start
-        Model to start from.
+        Model to start from: the name of one that comes with tomoloc, or a folder.
     validation
         Held-out data, as in --data; by default a part of the samples, or others of the recipes.
     steps
@@ -92,7 +92,7 @@ def embedding(
     """
     from tomoloc.io.atomic import check_writable
     from tomoloc.nn.device import resolve_device
-    from tomoloc.nn.stored import StoredModel, load_model, save_model
+    from tomoloc.nn.stored import StoredModel, find_model, load_model, save_model
     from tomoloc.progress import show_progress
     from tomoloc.train.loop import TrainSettings, make_encoder
     from tomoloc.train.loop import train as train_network
@@ -100,7 +100,7 @@ def embedding(
     if jobs < 0 or patience < 0 or seed < 0:
         raise ValueError("--jobs, --patience and --seed must not be negative")
     where = resolve_device(device)
-    first = load_model(start) if start is not None else None
+    first = load_model(find_model(start)) if start is not None else None
     if first is not None and voxel_spacing not in {None, first.voxel_spacing}:
         raise ValueError(
             f"the model {start} is for voxels of {first.voxel_spacing:g} Å: leave out"

@@ -124,7 +124,7 @@ class EmbeddingPicker:
                 labels=tuple(labels),
             )
         features = self._features
-        if "calibration" not in features.model.config:
+        if not self._is_calibrated:
             logger.warning("this model is not calibrated: take its scores as ranks, not as chances")
         examples = [self.reference.of(label) for label in labels]
         embedding = features.embed(tomogram)
@@ -169,17 +169,17 @@ class EmbeddingPicker:
         ndarray, shape (label,)
             0.5 for each.
         """
-        found = find_peaks(scores, threshold=_THRESHOLD, min_distance=min_distance, mask=mask)
-        wrong = float(np.sum(1 - np.asarray(found.score)))
-        name = f"{scores.name}: " if scores.name else ""
-        logger.info(
-            "%sof %d picks above %g, %.1f are expected to be wrong",
-            name,
-            len(found),
-            _THRESHOLD,
-            wrong,
-        )
+        if self._is_calibrated:
+            found = find_peaks(scores, threshold=_THRESHOLD, min_distance=min_distance, mask=mask)
+            wrong = float(np.sum(1 - np.asarray(found.score)))
+            name = f"{scores.name}: " if scores.name else ""
+            message = "%sof %d picks above %g, %.1f are expected to be wrong"
+            logger.info(message, name, len(found), _THRESHOLD, wrong)
         return np.full(len(scores.labels), _THRESHOLD)
+
+    @property
+    def _is_calibrated(self) -> bool:
+        return "calibration" in self._features.model.config
 
     @cached_property
     def _features(self) -> LearnedFeatures:

@@ -173,10 +173,12 @@ def draw_map(
         rows = shown & (label == i)
         if rows.any():
             _write_number(axes, coordinates[rows], i + 1)
-    n_none = int((label < 0).sum())
+    faint = int((~shown & (label < 0)).sum())
     entries.append(
-        Line2D([], [], ls="none", marker="o", ms=7, color=FAINT, label=f"none:  {n_none:,}")
+        Line2D([], [], ls="none", marker="o", ms=7, color=FAINT, label=f"none:  {none.sum():,}")
     )
+    if faint:  # or too many to be laid out
+        entries.append(Line2D([], [], ls="none", label=f"not shown:  {faint:,}"))
     figure.legend(
         handles=entries, loc="outside right upper", frameon=False, fontsize=9.5, labelcolor=INK,
         title="cluster: candidates", title_fontsize=9.5, alignment="left", ncols=columns,
