@@ -7,6 +7,7 @@ import torch
 
 from tomoloc.nn.encoder import DenseEncoder
 from tomoloc.nn.stored import StoredModel
+from tomoloc.pickers.competition import Calibration
 
 BINOMIAL = torch.tensor([1.0, 2.0, 1.0]) / 4
 KERNEL = BINOMIAL[:, None, None] * BINOMIAL[:, None] * BINOMIAL
@@ -39,7 +40,12 @@ def make_blob_model(*, blurs: int = 4, height: float = 0.2, steepness: float = 4
             heads.weight[channel, dark, 0, 0, 0] = -slope
         heads.bias[1] = 2 * height
         heads.bias[2] = -steepness * height
-    return StoredModel(network=network.eval(), voxel_spacing=10.0, name="blobs")
+    return StoredModel(
+        network=network.eval(),
+        voxel_spacing=10.0,
+        name="blobs",
+        config={"calibration": Calibration().to_dict()},
+    )
 
 
 BRIGHT = np.array([[1.0, 0.0]])
