@@ -204,6 +204,10 @@ def main() -> None:
     parser.add_argument("--recipe", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--steps", type=int, help="instead of the recipe's")
     parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")
+    parser.add_argument("--decay", type=float, help="fraction of the steps in which the rate falls")
+    parser.add_argument(
+        "--from", dest="start", metavar="MODEL", help="go on from this model, or from `general`"
+    )
     parser.add_argument("--workers", type=int, help="processes that make scenes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="of the network on a processor")
@@ -217,13 +221,17 @@ def run(given: argparse.Namespace) -> None:
     """Put scenes, network and loop together."""
     import torch
 
-    from tomoloc.nn.stored import StoredModel, save_model
+    from tomoloc.nn.stored import StoredModel, find_model, load_model, save_model
     from tomoloc.train.loop import Report, make_encoder, read_settings, train
 
     if given.threads:
         torch.set_num_threads(given.threads)
     content = tomllib.loads((FOLDER / f"{given.recipe}.toml").read_text("utf-8"))
-    changes: dict[str, Any] = {"steps": given.steps, "learning_rate": given.learning_rate}
+    changes: dict[str, Any] = {
+        "steps": given.steps,
+        "learning_rate": given.learning_rate,
+        "decay": given.decay,
+    }
     changes = {name: value for name, value in changes.items() if value is not None}
     settings = read_settings({**content["training"], **changes, "seed": given.seed})
     workers = given.workers if given.workers is not None else content["scenes"]["workers"]
@@ -243,8 +251,12 @@ def run(given: argparse.Namespace) -> None:
         )
         save_model(given.output, model)
 
+    if given.start is None:
+        network = make_encoder(seed=given.seed, **content["network"])
+    else:
+        network = load_model(find_model(given.start)).network
     train(
-        make_encoder(seed=given.seed, **content["network"]),
+        network,
         Endless(groups, workers),
         settings=settings,
         folder=given.output.with_name(f"{given.output.name}.training"),
