@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tomoloc.arrays import allocate, release
-from tomoloc.nn.encoder import DenseEncoder
+from tomoloc.nn.encoder import DenseNetwork
 from tomoloc.progress import progress
 from tomoloc.tiling import Shape, Slices, Tile, Tiling, read_mirrored
 
@@ -36,7 +36,7 @@ class DenseRun:
 
     Parameters
     ----------
-    network : DenseEncoder
+    network : DenseNetwork
         Fused, on its device, in the precision to compute in.
     data : ndarray, shape (z, y, x)
         May be memory-mapped.
@@ -46,7 +46,7 @@ class DenseRun:
         Memory that the tensors of one tile take, about.
     """
 
-    network: DenseEncoder
+    network: DenseNetwork
     data: NDArray[Any]
     median: float
     deviation: float
@@ -65,7 +65,7 @@ class DenseRun:
     @property
     def channels(self) -> int:
         """Of the output."""
-        return self.network.channels + 1
+        return self.network.outputs
 
     @property
     def output_shape(self) -> Shape:
@@ -75,10 +75,7 @@ class DenseRun:
 
     @torch.inference_mode()
     def blocks(self) -> Iterator[tuple[Slices, NDArray[np.float16]]]:
-        """Yield the output in blocks of shape (z, y, x, channels + 1), and where they belong.
-
-        The first channels are unit vectors, the last one is the probability of a centre.
-        """
+        """Yield the output in blocks of shape (z, y, x, channels), and where they belong."""
         levels = len(self.network.widths)
         kept: list[_Points] = []
         for level in range(levels):
@@ -94,8 +91,8 @@ class DenseRun:
                 x, below = self._ascend_tile(0, tile, coarse, kept[0])
             else:
                 x = below = self._load(coarse, tile.start, tile.stop)
-            vector, logit = self.network.answer(x, below)
-            yield target, _finish(vector[0], logit[0], inner)
+            answer = self.network.answer(x, below)[0].permute(1, 2, 3, 0)[inner]
+            yield target, self._finish(answer)
 
     def _descend(self, level: int, finer: _Points | None) -> _Points:
         tiling = Tiling(
@@ -178,6 +175,13 @@ class DenseRun:
         x = torch.from_numpy(block)[None, None]
         return x.to(self._weight.device, self._weight.dtype)
 
+    def _finish(self, answer: Tensor) -> NDArray[np.float16]:
+        """Section by section, in half precision."""
+        out = torch.empty(answer.shape, dtype=torch.half)
+        for section, points in zip(out, answer, strict=True):
+            section[...] = self.network.finish(points.float())
+        return out.numpy()
+
     def _room(self, level: int) -> _Points:
         shape = (*self._level_shape(level), self.network.widths[level])
         weight = self._weight
@@ -215,17 +219,6 @@ class _Points:
     def release(self) -> None:
         if self.raw is not None:
             release(self.raw)
-
-
-def _finish(vector: Tensor, logit: Tensor, inner: Slices) -> NDArray[np.float16]:
-    """Join unit vectors and probabilities, section by section, in half precision."""
-    vector = vector.permute(1, 2, 3, 0)[inner]
-    logit = logit.permute(1, 2, 3, 0)[inner]
-    out = torch.empty((*vector.shape[:3], vector.shape[3] + 1), dtype=torch.half)
-    for section, v, p in zip(out, vector, logit, strict=True):
-        section[..., :-1] = torch.nn.functional.normalize(v.float(), dim=-1)
-        section[..., -1:] = torch.sigmoid(p.float())
-    return out.numpy()
 
 
 def _scaled(place: Shape, times: int, over: int) -> Shape:

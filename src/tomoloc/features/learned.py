@@ -19,7 +19,7 @@ from tomoloc.features.candidates import look_up
 from tomoloc.features.dense import DenseRun
 from tomoloc.features.windows import WindowRun
 from tomoloc.nn.device import resolve_device
-from tomoloc.nn.encoder import DenseEncoder
+from tomoloc.nn.encoder import DenseEncoder, DenseNetwork, HeatNetwork
 from tomoloc.nn.stored import StoredModel
 from tomoloc.nn.window import WindowEncoder
 from tomoloc.physics.contrast import robust_scale
@@ -63,8 +63,9 @@ class LearnedFeatures:
 
     @property
     def channels(self) -> int:
-        """Length of the unit vectors, which come first."""
-        return self._network.channels
+        """Numbers at each place, without the probability of a centre."""
+        network = self._network
+        return network.channels if not isinstance(network, HeatNetwork) else network.kinds
 
     @property
     def finds_centers(self) -> bool:
@@ -96,7 +97,7 @@ class LearnedFeatures:
         return voxel_spacing if abs(voxel_spacing / wanted - 1) < _SAME_SPACING else wanted
 
     def embed(self, tomogram: Tomogram) -> Volume:
-        """Embed a tomogram whose protein is bright.
+        """Put a tomogram whose protein is bright through the network.
 
         Parameters
         ----------
@@ -106,8 +107,9 @@ class LearnedFeatures:
         Returns
         -------
         Volume, data of float16, shape (channels + 1, z, y, x)
-            Unit vectors and, if the network `finds_centers`, last, the probability of a particle's
-            centre, on a grid of about twice the model's spacing. The numbers of one place lie side
+            Of an encoder, unit vectors and, if it `finds_centers`, last, the probability of a
+            particle's centre; of a `HeatNetwork`, one heat map for each kind and nothing more. On
+            a grid of about twice the model's spacing. The numbers of one place lie side
             by side in memory, or in a temporary file where they are many.
 
         Raises
@@ -245,15 +247,15 @@ class LearnedFeatures:
         return resolve_device(self.device)
 
     @cached_property
-    def _network(self) -> DenseEncoder | WindowEncoder:
+    def _network(self) -> DenseEncoder | HeatNetwork | WindowEncoder:
         network = self.model.network
-        if isinstance(network, DenseEncoder):
+        if isinstance(network, DenseEncoder | HeatNetwork):
             network = network.fuse()
         elif isinstance(network, WindowEncoder):
             network = copy.deepcopy(network).eval()
         else:
             raise ValueError(
-                f"expected a model with a DenseEncoder or WindowEncoder;"
+                f"expected a model with a DenseEncoder, HeatNetwork or WindowEncoder;"
                 f" got {type(network).__name__}"
             )
         half = self.precision == "bfloat16" or (
@@ -266,7 +268,7 @@ class LearnedFeatures:
         return network
 
 
-def _crop(network: DenseEncoder, tomogram: Tomogram, position: NDArray[np.floating[Any]]) -> Volume:
+def _crop(network: DenseNetwork, tomogram: Tomogram, position: NDArray[np.floating[Any]]) -> Volume:
     """Cut out all that matters for the grid points around a place; the grid stays the same."""
     reach, period = network.halo + network.stride, network.period
     index, size = tomogram.to_index(position), np.array(tomogram.shape)

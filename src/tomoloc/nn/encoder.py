@@ -1,4 +1,4 @@
-"""A dense encoder: what stands at each place of a volume, as a unit vector, and whether it centres.
+"""Dense networks: what stands at each place of a volume, and whether a particle's centre is there.
 
 U-shaped (Ronneberger, Fischer & Brox 2015, doi:10.1007/978-3-319-24574-4_28) with residual blocks
 (He et al. 2016, doi:10.1109/CVPR.2016.90), without any work at full resolution: the first
@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["DenseEncoder"]
+__all__ = ["DenseEncoder", "DenseNetwork", "HeatNetwork"]
 
 
-class DenseEncoder(nn.Module):
-    """A network that gives a unit vector and a centre's logit at every second voxel.
+class DenseNetwork(nn.Module):
+    """A network that gives some numbers at every second voxel.
 
     Output point i stands at voxel ``stride * i + (stride - 1) / 2``, half way between two voxels,
     so that a flipped volume gives the flipped grid. Outside the volume, the network sees zeros.
@@ -33,8 +34,8 @@ class DenseEncoder(nn.Module):
     down, up : sequence of int
         Residual blocks at each of these strides on the way down, and on the way back up (the last
         of `down` has no way up: `up` has one entry less).
-    channels : int
-        Length of the unit vectors.
+    outputs : int
+        Numbers at each point.
     head : int
         Channels of a hidden layer from strides 2 and 4 to the answer, beside the straight way from
         stride 2: what a particle is takes more channels than where it is. 0 leaves it out, as
@@ -52,19 +53,19 @@ class DenseEncoder(nn.Module):
         widths: Sequence[int] = (32, 64, 128),
         down: Sequence[int] = (1, 2, 2),
         up: Sequence[int] = (1, 2),
-        channels: int = 32,
+        outputs: int = 1,
         head: int = 96,
     ) -> None:
         super().__init__()
         self.widths, self.down, self.up = tuple(widths), tuple(down), tuple(up)
         levels = len(self.widths)
-        self.channels, self.head = channels, head if levels > 1 else 0
+        self.outputs, self.head = outputs, head if levels > 1 else 0
         if levels < 1 or len(self.down) != levels or len(self.up) != levels - 1:
             raise ValueError(
                 f"an encoder of {levels} widths needs {levels} numbers of blocks down and"
                 f" {levels - 1} up; got {len(self.down)} and {len(self.up)}"
             )
-        if min(*self.widths, channels, 1) < 1 or min(*self.down, *self.up, head, 0) < 0:
+        if min(*self.widths, outputs, 1) < 1 or min(*self.down, *self.up, head, 0) < 0:
             raise ValueError("an encoder needs positive widths and no negative number of blocks")
         first = self.widths[0]
         self.stem = _Unit(nn.Conv3d(1, first, 4, stride=2, padding=1, bias=False))
@@ -78,10 +79,10 @@ class DenseEncoder(nn.Module):
             for fine, coarse in steps
         )
         self.upward = nn.ModuleList(_blocks(*pair) for pair in zip(widths, up, strict=False))
-        self.heads = nn.Conv3d(first, channels + 1, 1)
+        self.heads = nn.Conv3d(first, outputs, 1)
         self.hidden: _Hidden | None = None
         if self.head:
-            self.hidden = _Hidden(first, self.widths[1], head, channels + 1)
+            self.hidden = _Hidden(first, self.widths[1], head, outputs)
 
     @property
     def stride(self) -> int:
@@ -106,17 +107,16 @@ class DenseEncoder(nn.Module):
 
     @property
     def settings(self) -> dict[str, object]:
-        """What `DenseEncoder` must be called with to make this network again."""
+        """What the class must be called with to make this network again."""
         return {
             "widths": list(self.widths),
             "down": list(self.down),
             "up": list(self.up),
-            "channels": self.channels,
             "head": self.head,
         }
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode volumes.
+    def compute(self, x: Tensor) -> Tensor:
+        """Compute what `finish` makes the answer of.
 
         Parameters
         ----------
@@ -126,23 +126,12 @@ class DenseEncoder(nn.Module):
 
         Returns
         -------
-        embedding : Tensor, shape (b, channels, z / 2, y / 2, x / 2)
-            Of length 1 along the channels.
-        logit : Tensor, shape (b, 1, z / 2, y / 2, x / 2)
-            Of the probability that a particle's centre is here.
+        Tensor, shape (b, outputs, z / 2, y / 2, x / 2)
 
         Raises
         ------
         ValueError
             If the shape is not as above.
-        """
-        vector, logit = self.encode(x)
-        return functional.normalize(vector, dim=1), logit
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Do as `forward` but leave the vectors' lengths as they come.
-
-        A loss that looks at few points normalises those alone, in full precision.
         """
         if x.ndim != 5 or x.shape[1] != 1 or any(n % self.period or n == 0 for n in x.shape[2:]):
             raise ValueError(
@@ -157,6 +146,10 @@ class DenseEncoder(nn.Module):
         for level in reversed(range(len(self.widths) - 1)):
             coarse, x = x, self.ascend(x, kept[level], level=level)
         return self.answer(x, coarse)
+
+    def finish(self, points: Tensor) -> Tensor:
+        """Turn what `compute` gives, the outputs moved to the last axis, into the answer."""
+        return points
 
     def descend(self, x: Tensor, *, level: int) -> Tensor:
         """Go from the voxels, or from a level, to the level with half as many points along an axis.
@@ -184,12 +177,10 @@ class DenseEncoder(nn.Module):
         x += kept
         return self.upward[level](functional.relu(x, inplace=True))
 
-    def answer(self, x: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn what `ascend` gave for level 0, and for level 1, into vectors and logits."""
+    def answer(self, x: Tensor, coarse: Tensor) -> Tensor:
+        """Turn what `ascend` gave for level 0, and for level 1, into the output."""
         y = self.heads(x)
-        if self.hidden is not None:
-            y = y + self.hidden(x, coarse)
-        return y[:, : self.channels], y[:, self.channels :]
+        return y if self.hidden is None else y + self.hidden(x, coarse)
 
     def reach_down(self, level: int) -> int:
         """Points of a level around a point that matter on the way down to it."""
@@ -206,6 +197,111 @@ class DenseEncoder(nn.Module):
             if isinstance(module, _Unit):
                 module.fold()
         return fused
+
+
+class DenseEncoder(DenseNetwork):
+    """A network that gives a unit vector and a centre's logit at every second voxel.
+
+    Parameters
+    ----------
+    channels : int
+        Length of the unit vectors.
+    **settings
+        Of `DenseNetwork`, without `outputs`.
+    """
+
+    def __init__(self, *, channels: int = 32, **settings: Any) -> None:
+        if channels < 1:
+            raise ValueError(f"an encoder needs vectors of at least one number; got {channels}")
+        super().__init__(outputs=channels + 1, **settings)
+        self.channels = channels
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What `DenseEncoder` must be called with to make this network again."""
+        return {**super().settings, "channels": self.channels}
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode volumes.
+
+        Parameters
+        ----------
+        x : Tensor, shape (b, 1, z, y, x)
+            As for `compute`.
+
+        Returns
+        -------
+        embedding : Tensor, shape (b, channels, z / 2, y / 2, x / 2)
+            Of length 1 along the channels.
+        logit : Tensor, shape (b, 1, z / 2, y / 2, x / 2)
+            Of the probability that a particle's centre is here.
+
+        Raises
+        ------
+        ValueError
+            If the shape is not as above.
+        """
+        vector, logit = self.encode(x)
+        return functional.normalize(vector, dim=1), logit
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Do as `forward` but leave the vectors' lengths as they come.
+
+        A loss that looks at few points normalises those alone, in full precision.
+        """
+        y = self.compute(x)
+        return y[:, : self.channels], y[:, self.channels :]
+
+    def finish(self, points: Tensor) -> Tensor:
+        """Unit vectors, and last the probability of a centre."""
+        vector = functional.normalize(points[..., : self.channels], dim=-1)
+        return torch.cat([vector, torch.sigmoid(points[..., self.channels :])], dim=-1)
+
+
+class HeatNetwork(DenseNetwork):
+    """A network that gives a heat map of centres for each kind of particle.
+
+    Parameters
+    ----------
+    kinds : int
+        Of particles.
+    **settings
+        Of `DenseNetwork`, without `outputs`.
+    """
+
+    def __init__(self, *, kinds: int = 1, **settings: Any) -> None:
+        super().__init__(outputs=kinds, **settings)
+        self.kinds = kinds
+
+    @classmethod
+    def from_encoder(cls, encoder: DenseEncoder, *, kinds: int) -> Self:
+        """Start from an encoder: all kinds are what it takes for the centre of any particle."""
+        settings = {name: v for name, v in encoder.settings.items() if name != "channels"}
+        network = cls(kinds=kinds, **settings)
+        weights = {
+            # The last output of an encoder is the logit of a centre.
+            name: value[-1:].repeat_interleave(kinds, dim=0) if _is_last(name) else value
+            for name, value in encoder.state_dict().items()
+        }
+        network.load_state_dict(weights)
+        return network
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What `HeatNetwork` must be called with to make this network again."""
+        return {**super().settings, "kinds": self.kinds}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Heat from 0 to 1, shape (b, kinds, z / 2, y / 2, x / 2); `x` as for `compute`."""
+        return torch.sigmoid(self.compute(x))
+
+    def finish(self, points: Tensor) -> Tensor:
+        """Heat, from logits."""
+        return torch.sigmoid(points)
+
+
+def _is_last(name: str) -> bool:
+    return name.startswith(("heads.", "hidden.last."))
 
 
 class _Hidden(nn.Module):
