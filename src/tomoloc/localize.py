@@ -37,8 +37,8 @@ def find_peaks(
     scores: ScoreMap,
     *,
     threshold: ArrayLike,
-    min_distance: float,
-    diameter: float | None = None,
+    min_distance: ArrayLike,
+    diameter: ArrayLike | None = None,
     max_particles: int | None = None,
     mask: Volume | None = None,
 ) -> Particles:
@@ -54,9 +54,9 @@ def find_peaks(
         Higher is better; need not be normalised.
     threshold : float or array_like, shape (label,)
         Keep peaks strictly above this value. See `estimate_threshold`.
-    min_distance : float
+    min_distance : float or array_like, shape (label,)
         Smallest allowed distance between two particles of one label, in angstrom.
-    diameter : float, optional
+    diameter : float or array_like, shape (label,), optional
         Of a particle; those closer than half of it to the border are flagged in the extra column
         `tomolocEdge`. `min_distance` by default.
     max_particles : int, optional
@@ -75,9 +75,12 @@ def find_peaks(
     ValueError
         If `min_distance` is not positive, or the mask has another shape than the scores.
     """
-    if min_distance <= 0:
-        raise ValueError(f"min_distance must be positive (angstrom); got {min_distance}")
-    thresholds = np.broadcast_to(np.asarray(threshold, dtype=float), (len(scores.labels),))
+    n = len(scores.labels)
+    distances = np.broadcast_to(np.asarray(min_distance, dtype=float), (n,))
+    if not (distances > 0).all():
+        raise ValueError(f"min_distance must be positive (angstrom); got {distances.min():g}")
+    diameters = distances if diameter is None else np.broadcast_to(np.asarray(diameter), (n,))
+    thresholds = np.broadcast_to(np.asarray(threshold, dtype=float), (n,))
     inside = _inside(scores, mask)
     tables = []
     for channel, label in enumerate(scores.labels):
@@ -86,7 +89,7 @@ def find_peaks(
         value = data[tuple(index.T)].astype(float)
         refined = _refine(data, index)
         position = scores.to_position(refined)
-        kept = suppress(position, value, min_distance=min_distance)[:max_particles]
+        kept = suppress(position, value, min_distance=distances[channel])[:max_particles]
         tables.append(
             Particles(
                 position=position[kept],
@@ -96,7 +99,7 @@ def find_peaks(
                 rotation=_rotations(scores, channel, index[kept]),
                 extra={
                     EDGE_COLUMN: flag_edges(
-                        scores, position[kept], diameter=diameter or min_distance
+                        scores, position[kept], diameter=float(diameters[channel])
                     )
                 },
             )

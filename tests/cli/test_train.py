@@ -6,7 +6,7 @@ import pytest
 
 from tomoloc.cli.main import main
 from tomoloc.nn.stored import load_model
-from tomoloc.train import loop
+from tomoloc.train import loop, similarity
 from tomoloc.train.patches import Patching
 
 RECIPE = """
@@ -94,13 +94,13 @@ def test_the_same_command_goes_on_and_longer_ones_prolong(samples, tmp_path):
 
 def test_recipes_give_samples_whose_structures_are_told_apart(recipe, tmp_path, monkeypatch):
     seen = []
-    prepare = loop.prepare
+    prepare = similarity.prepare
 
     def spy(sample, **given):
         seen.append(sample)
         return prepare(sample, **given)
 
-    monkeypatch.setattr(loop, "prepare", spy)
+    monkeypatch.setattr(similarity, "prepare", spy)
     run("--data", recipe, "-o", tmp_path / "mine", "--steps", 2, "--jobs", 0)
     names = [set(sample.particles.labels) for sample in seen]
     assert all("dimer" in labels for labels in names)

@@ -169,7 +169,11 @@ def test_weights_of_something_else(folder, change, message):
     [
         ("format = 1", "format = 9", "update tomoloc"),
         ("format = 1", "", "does not state format"),
-        ("DenseEncoder", "Magic", "names the network 'Magic'; known: DenseEncoder, HeatNetwork, WindowEncoder"),
+        (
+            "DenseEncoder",
+            "Magic",
+            "names the network 'Magic'; known: DenseEncoder, HeatNetwork, WindowEncoder",
+        ),
         ('"DenseEncoder"', "[1]", r"names the network \[1\]; known"),
         ("voxel_spacing = 10.0", "voxel_spacing = -3", "must be positive"),
         ("voxel_spacing = 10.0", 'voxel_spacing = "x"', "config.toml"),

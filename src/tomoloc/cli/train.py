@@ -123,7 +123,7 @@ def embedding(
 
     def publish(network: nn.Module, report: Report) -> None:
         scores = report.validation
-        if scores is not None and scores.pick_f1 < report.best_f1:
+        if scores is not None and scores.score < report.best_f1:
             return
         model = StoredModel(
             network=network.cpu(),

@@ -109,8 +109,8 @@ class LearnedFeatures:
         Volume, data of float16, shape (channels + 1, z, y, x)
             Of an encoder, unit vectors and, if it `finds_centers`, last, the probability of a
             particle's centre; of a `HeatNetwork`, one heat map for each kind and nothing more. On
-            a grid of about twice the model's spacing. The numbers of one place lie side
-            by side in memory, or in a temporary file where they are many.
+            a grid of about twice the model's spacing. The numbers of one place lie side by side in
+            memory, or in a temporary file where they are many.
 
         Raises
         ------

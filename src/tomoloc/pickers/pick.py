@@ -23,8 +23,8 @@ class Picker(Protocol):
     """What a method provides: a frozen dataclass whose fields are its parameters."""
 
     @property
-    def particle_diameter(self) -> float:
-        """Of what it looks for, in angstrom."""
+    def particle_diameter(self) -> float | FloatArray:
+        """Of what it looks for, in angstrom: one for all labels, or one for each."""
 
     def working_spacing(self, voxel_spacing: float) -> float:
         """Voxel spacing that a tomogram of the given one should be rescaled to."""
@@ -33,7 +33,7 @@ class Picker(Protocol):
         """Score a tomogram whose protein is bright."""
 
     def threshold(
-        self, scores: ScoreMap, *, min_distance: float, mask: Volume | None = None
+        self, scores: ScoreMap, *, min_distance: ArrayLike, mask: Volume | None = None
     ) -> FloatArray:
         """Set a threshold for each label without knowing the truth."""
 
@@ -100,10 +100,11 @@ def pick(
         raise ValueError(
             f"the mask has {sizes[0]} voxels, the tomogram {sizes[1]} (x y z); they must agree"
         )
-    if picker.particle_diameter > tomogram.extent.min():
+    largest = float(np.max(picker.particle_diameter))
+    if largest > tomogram.extent.min():
         sides = " x ".join(f"{n:.0f}" for n in tomogram.extent)
         raise ValueError(
-            f"a particle of {picker.particle_diameter:.0f} Å is larger than the tomogram"
+            f"a particle of {largest:.0f} Å is larger than the tomogram"
             f" ({sides} Å): check --voxel-spacing and what to look for, or give --diameter"
         )
     sign = choose_contrast(tomogram, contrast)
@@ -118,7 +119,8 @@ def pick(
         # Mask files seldom state an origin: a mask of the tomogram's size lies on its grid.
         placed = replace(mask, origin=tomogram.origin, voxel_spacing=tomogram.voxel_spacing)
         region = _onto_grid(placed, scores)
-    distance = picker.particle_diameter / 2 if min_distance is None else min_distance
+    half = np.asarray(picker.particle_diameter) / 2
+    distance: ArrayLike = half if min_distance is None else min_distance
     if threshold is None:
         threshold = picker.threshold(scores, min_distance=distance, mask=region)
     particles = find_peaks(

@@ -50,8 +50,13 @@ class Run:
         return entries.get(key) if isinstance(entries, Mapping) else None
 
     def number(self, section: str, key: str) -> float | None:
-        """Return an entry that is a number, None where it is missing or something else."""
+        """Return an entry that is a number, None where it is missing or something else.
+
+        Of several numbers, one for each label, it is the largest.
+        """
         value = self.value(section, key)
+        if isinstance(value, list) and value and all(isinstance(v, int | float) for v in value):
+            value = max(value)
         known = isinstance(value, int | float) and not isinstance(value, bool)
         return float(value) if known and np.isfinite(value) else None
 

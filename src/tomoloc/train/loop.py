@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -25,12 +25,11 @@ from tomoloc.nn.encoder import DenseEncoder
 from tomoloc.progress import progress
 from tomoloc.train.augment import Augmentation, Augmenting, augment, draw_augmentations
 from tomoloc.train.checkpoints import Average, Log, as_model, read_checkpoint, write_checkpoint
-from tomoloc.train.losses import center_loss, contrastive_loss, neighbour_accuracy
-from tomoloc.train.patches import Batch, Patching, Prepared, draw_batch, prepare
-from tomoloc.train.validate import Validation, validate
+from tomoloc.train.patches import Patching
+from tomoloc.train.similarity import SimilarityTask
 from tomoloc.types import Sample
 
-__all__ = ["Report", "Source", "TrainSettings", "learning_rate"]
+__all__ = ["Report", "Scores", "Source", "Task", "TrainSettings", "learning_rate"]
 __all__ += ["make_encoder", "read_settings", "train"]
 
 logger = logging.getLogger(__name__)
@@ -43,9 +42,42 @@ Source = Callable[[int], Iterator[Sample]]
 _RARE = -5.0
 """Logit of a centre's probability at the start."""
 
-STEPS = ("step", "loss", "contrastive", "center", "accuracy", "learning_rate", "gradient",
-         "seconds", "waited")  # fmt: skip
-VALIDATIONS = ("step", "accuracy", "center_f1", "pick_f1", "seconds")
+
+class Scores(Protocol):
+    """How good a network is on held-out samples: a named tuple of numbers."""
+
+    @property
+    def score(self) -> float:
+        """By which networks are compared; higher is better."""
+
+    def _asdict(self) -> dict[str, float]: ...
+
+
+class Task(Protocol):
+    """What a network is taught: from samples to a loss."""
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of the numbers that `losses` gives besides."""
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of the numbers of a validation."""
+
+    def prepare(self, sample: Sample) -> Any:
+        """Bring a sample to what batches are cut from."""
+
+    def draw(self, ring: Sequence[Any], rng: np.random.Generator) -> Any:
+        """Cut a batch; its `data` is an array of shape (b, z, y, x)."""
+
+    def run(self, model: nn.Module, data: torch.Tensor) -> Any:
+        """What the network says of a batch's data, (b, 1, z, y, x); in half precision."""
+
+    def losses(self, output: Any, batch: Any) -> tuple[torch.Tensor, dict[str, float]]:
+        """How far that is from the truth of the batch; in full precision."""
+
+    def validate(self, model: nn.Module, samples: Sequence[Any], *, device: str) -> Scores:
+        """Score a network on samples that were prepared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +179,7 @@ class Report(NamedTuple):
 
     step: int
     samples: int
-    validation: Validation | None
+    validation: Scores | None
     best_f1: float
     finished: bool
 
@@ -204,24 +236,25 @@ def train(
     *,
     settings: TrainSettings,
     folder: Path,
+    task: Task | None = None,
     validation: Sequence[Sample] = (),
     device: str = "cpu",
     publish: Callable[[nn.Module, Report], None] | None = None,
 ) -> nn.Module:
-    """Train an encoder, or go on with a training.
+    """Train a network, or go on with a training.
 
     Parameters
     ----------
     model : Module
-        Takes voxels (b, 1, z, y, x); gives unit vectors (b, channels, z / 2, y / 2, x / 2) and
-        logits of centres (b, 1, z / 2, y / 2, x / 2), as `tomoloc.nn.encoder.DenseEncoder` does.
-        It is moved to the device and changed.
+        Takes voxels (b, 1, z, y, x). It is moved to the device and changed.
     source : callable
         ``source(number)`` gives an iterator of samples from that number on.
     settings : TrainSettings
     folder : Path
         Of the training's own files: checkpoint.pt, steps.csv, validation.csv. With a checkpoint
         in it, the training goes on from there; settings that differ from its own count from now.
+    task : Task, optional
+        What is taught; by default, what a `tomoloc.nn.encoder.DenseEncoder` needs.
     validation : sequence of Sample
         Held out.
     device : str
@@ -242,12 +275,20 @@ def train(
     OSError
         If the folder cannot be written to.
     """
-    training = _Training(model, settings, folder, device)
+    if task is None:
+        task = SimilarityTask(
+            voxel_spacing=settings.voxel_spacing,
+            patching=settings.patching,
+            temperature=settings.temperature,
+            center_weight=settings.center_weight,
+            seed=settings.seed,
+        )
+    training = _Training(model, task, settings, folder, device)
     training.resume()
-    held_out = [_prepared(sample, settings) for sample in validation]
+    held_out = [task.prepare(sample) for sample in validation]
     end = training.step if training.has_stalled else settings.steps
     left = range(training.step, end)
-    with closing(_ahead(_feed(source, settings, left))) as feed:
+    with closing(_ahead(_feed(source, task, settings, left))) as feed:
         for food, waited in progress(feed, "training", total=len(left)):
             training.learn(food, waited=waited)
             last = training.step == settings.steps
@@ -267,23 +308,23 @@ def train(
 class _Food(NamedTuple):
     """What a step learns from, and how many samples have been taken for it."""
 
-    batch: Batch
+    batch: Any
     changes: list[Augmentation]
     samples: int
 
 
-def _feed(source: Source, settings: TrainSettings, steps: range) -> Generator[_Food]:
+def _feed(source: Source, task: Task, settings: TrainSettings, steps: range) -> Generator[_Food]:
     """Take samples when they are due, and draw a batch for each step."""
-    ring: deque[Prepared] = deque(maxlen=settings.ring)
+    ring: deque[Any] = deque(maxlen=settings.ring)
     made = max(0, settings.samples_at(steps.start) - settings.ring)
     samples = source(made) if steps else iter(())
     try:
         for step in steps:
             while made < settings.samples_at(step):
-                ring.append(_prepared(_next(samples), settings))
+                ring.append(task.prepare(_next(samples)))
                 made += 1
             rng = np.random.default_rng([settings.seed, step])
-            batch = draw_batch(ring, patching=settings.patching, rng=rng)
+            batch = task.draw(ring, rng)
             changes = draw_augmentations(len(batch.data), augmenting=settings.augmenting, rng=rng)
             yield _Food(batch, changes, made)
     finally:
@@ -308,9 +349,9 @@ class _Training:
     """The state of a training between steps."""
 
     def __init__(
-        self, model: nn.Module, settings: TrainSettings, folder: Path, device: str
+        self, model: nn.Module, task: Task, settings: TrainSettings, folder: Path, device: str
     ) -> None:
-        self.settings, self.folder, self.device = settings, folder, device
+        self.task, self.settings, self.folder, self.device = task, settings, folder, device
         # mypy: torch's types forget that modules can change their layout
         self.model = model.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         # Biases and normalisations are not drawn to zero.
@@ -342,8 +383,11 @@ class _Training:
             self.average.state = content["average"]
             self.step, self.best, self.stale = content["step"], content["best"], content["stale"]
             self._say_changes(content["settings"])
-        self.log = Log(self.folder / "steps.csv", STEPS, before=self.step)
-        self.validations = Log(self.folder / "validation.csv", VALIDATIONS, before=self.step + 1)
+        columns = ("step", "loss", *self.task.measures)
+        columns += ("learning_rate", "gradient", "seconds", "waited")
+        self.log = Log(self.folder / "steps.csv", columns, before=self.step)
+        columns = ("step", *self.task.scores, "seconds")
+        self.validations = Log(self.folder / "validation.csv", columns, before=self.step + 1)
 
     @property
     def has_stalled(self) -> bool:
@@ -370,8 +414,10 @@ class _Training:
         self.model.train()
         with torch.no_grad():
             data = augment(torch.from_numpy(batch.data).to(self.device), food.changes)[:, None]
-        contrastive, center, accuracy = self._losses(data, batch)
-        loss = contrastive + settings.center_weight * center
+        data = data.contiguous(memory_format=torch.channels_last_3d)
+        with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16):
+            output = self.task.run(self.model, data)
+        loss, measures = self.task.losses(output, batch)
         if not bool(torch.isfinite(loss)):
             raise ValueError(
                 f"the loss is no number at step {self.step}: go on from the last checkpoint with a"
@@ -385,9 +431,7 @@ class _Training:
         self.log.add(
             step=self.step,
             loss=loss.item(),
-            contrastive=contrastive.item(),
-            center=center.item(),
-            accuracy=accuracy,
+            **measures,
             learning_rate=rate,
             gradient=gradient.item(),
             seconds=time.monotonic() - started,
@@ -395,41 +439,15 @@ class _Training:
         )
         self.step += 1
 
-    def _losses(self, data: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, float]:
-        device = torch.device(self.device)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            # Only the vectors that are compared need length 1, which the loss sees to.
-            encode = getattr(self.model, "encode", self.model)
-            embedding, logit = encode(data.contiguous(memory_format=torch.channels_last_3d))
-        patch, z, y, x = torch.from_numpy(batch.point).to(device).unbind(1)
-        chosen = embedding.permute(0, 2, 3, 4, 1)[patch, z, y, x].float()
-        label = torch.from_numpy(batch.label).to(device)
-        instance = torch.from_numpy(batch.instance).to(device)
-        contrastive = contrastive_loss(
-            chosen, label, instance, temperature=self.settings.temperature
-        )
-        center = center_loss(
-            logit[:, 0],
-            torch.from_numpy(batch.heat).to(device),
-            torch.from_numpy(batch.counts).to(device),
-        )
-        particle = instance < batch.particles
-        return contrastive, center, neighbour_accuracy(chosen, label, instance, particle)
-
-    def validate(self, samples: Sequence[Prepared]) -> Validation:
+    def validate(self, samples: Sequence[Any]) -> Scores:
         """Score the averaged network; remember how long it has not become better."""
         started = time.monotonic()
-        scores = validate(
-            self.averaged(),
-            samples,
-            voxel_spacing=self.settings.voxel_spacing,
-            device=self.device,
-            seed=self.settings.seed,
-        )
+        scores = self.task.validate(self.averaged(), samples, device=self.device)
         self.validations.add(step=self.step, **scores._asdict(), seconds=time.monotonic() - started)
-        logger.info("step %d: accuracy %.3f, F1 of centres %.3f, of picks %.3f", self.step, *scores)
-        better = scores.pick_f1 > self.best
-        self.best = max(self.best, scores.pick_f1) if better else self.best
+        said = ", ".join(f"{k} {v:.3f}" for k, v in scores._asdict().items())
+        logger.info("step %d: %s", self.step, said)
+        better = scores.score > self.best
+        self.best = max(self.best, scores.score) if better else self.best
         self.stale = 0 if better else self.stale + 1
         return scores
 
@@ -454,10 +472,6 @@ class _Training:
             },
         )
         self.saved = time.monotonic()
-
-
-def _prepared(sample: Sample, settings: TrainSettings) -> Prepared:
-    return prepare(sample, voxel_spacing=settings.voxel_spacing, least=settings.patching.shape)
 
 
 def _next(samples: Iterator[Sample]) -> Sample:

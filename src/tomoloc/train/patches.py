@@ -20,6 +20,7 @@ __all__ = [
     "Batch",
     "Patching",
     "Prepared",
+    "choose_start",
     "draw_batch",
     "label_number",
     "prepare",
@@ -98,6 +99,8 @@ class Patching:
         patch; and at most so many of each kind of other matter in each patch.
     particles : int
         At most so many particles of a batch.
+    positive : float
+        Fraction of patches that are laid around a particle; the others lie anywhere.
     """
 
     number: int = 4
@@ -110,6 +113,7 @@ class Patching:
     background: int = 96
     matter: int = 48
     particles: int = 400
+    positive: float = 0.8
 
     def __post_init__(self) -> None:
         if self.number < 1 or any(n < 16 or n % 8 for n in self.shape):
@@ -240,7 +244,7 @@ def draw_batch(
     cuts = []
     for number in chosen:
         sample = samples[number]
-        start = _choose_start(sample, shared, patching, rng)
+        start = choose_start(sample, shared, patching, rng)
         cut = _cut(sample, start, patching)
         cuts.append(_turned(cut, rng, mirrored=mirrored))
     rows = [_choose_points(cut, patching, rng) for cut in cuts]
@@ -268,14 +272,28 @@ def _shared_labels(samples: Sequence[Prepared]) -> IntArray:
     return values[counts > 1] if (counts > 1).any() else values
 
 
-def _choose_start(
+def choose_start(
     sample: Prepared, shared: IntArray, patching: Patching, rng: np.random.Generator
 ) -> IntArray:
-    """Choose a patch's first voxel: mostly so that a particle of a drawn label lies in it."""
+    """Choose a patch's first voxel: mostly so that a particle of a drawn label lies in it.
+
+    Parameters
+    ----------
+    sample : Prepared
+    shared : ndarray of int
+        Labels, each as `label_number`; where the sample has none of them, a patch lies anywhere.
+    patching : Patching
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray of int, shape (3,)
+        zyx, multiples of `STRIDE`.
+    """
     room = np.array(sample.data.shape, dtype=int) - np.array(patching.shape, dtype=int)
     start = rng.integers(0, room // STRIDE + 1) * STRIDE
     candidates = np.intersect1d(shared, sample.label[sample.usable])
-    if len(candidates) and rng.random() < 0.8:
+    if len(candidates) and rng.random() < patching.positive:
         label = candidates[rng.integers(len(candidates))]
         rows = np.flatnonzero((sample.label == label) & sample.usable)
         center = sample.index[rows[rng.integers(len(rows))]]

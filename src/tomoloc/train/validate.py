@@ -42,6 +42,11 @@ class Validation(NamedTuple):
     center_f1: float
     pick_f1: float
 
+    @property
+    def score(self) -> float:
+        """By which networks are compared: F1 of picks."""
+        return self.pick_f1
+
 
 def validate(
     model: nn.Module,

@@ -1,0 +1,368 @@
+"""What networks of `pick centroid` are taught: a heat map of centres for each kind of particle.
+
+Labels, loss and peaks after tomoCPT (Shah et al., IUCrJ 2025, in the package's references as [1]_
+where they are used), lifted to several kinds of particles of different sizes at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tomoloc.evaluate import evaluate_particles
+from tomoloc.localize import find_peaks
+from tomoloc.train.patches import (
+    STRIDE,
+    Patching,
+    Prepared,
+    choose_start,
+    label_number,
+    prepare,
+)
+from tomoloc.types import FloatArray, Particles, Sample, ScoreMap
+
+__all__ = ["HeatBatch", "HeatScores", "HeatTask", "draw_heat", "heat_loss", "make_profile"]
+
+Profile = Literal["gaussian", "binary"]
+
+_FRACTIONS = (0.95, 0.5)
+"""Of the radius: three standard deviations of the two Gaussians."""
+_LEAST_RADIUS = 50.0
+"""Å; smaller particles are drawn this large, as the grid has a point every 20 Å or so."""
+_CURVED = 10.0
+"""Weight of the second derivatives in the loss."""
+_AROUND = 16  # voxels of reflected matter at validation
+_LOWEST = 0.05  # heat from which on peaks are looked at
+
+
+class HeatBatch(NamedTuple):
+    """Patches, and the heat that is true of them.
+
+    Parameters
+    ----------
+    data : ndarray of float32, shape (b, z, y, x)
+    heat : ndarray of float32, shape (b, kind, z / 2, y / 2, x / 2)
+    counts : ndarray of bool, shape (b, 1, z / 2, y / 2, x / 2)
+        Where the heat is known.
+    """
+
+    data: NDArray[np.float32]
+    heat: NDArray[np.float32]
+    counts: NDArray[np.bool_]
+
+
+class HeatScores(NamedTuple):
+    """Means over kinds of particles.
+
+    Parameters
+    ----------
+    f1 : float
+        Each kind at its best threshold, one to one within half its diameter.
+    error : float
+        Root mean square distance of the right ones from the true centres, in angstrom.
+    error_percent : float
+        The same in percent of the diameter.
+    """
+
+    f1: float
+    error: float
+    error_percent: float
+
+    @property
+    def score(self) -> float:
+        """By which networks are compared: F1."""
+        return self.f1
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatTask:
+    """Heat maps of centres, one for each kind of particle.
+
+    Parameters
+    ----------
+    labels : tuple of str
+        Kinds of particles. All others in the samples are background.
+    diameters : tuple of float
+        Of each kind, in angstrom.
+    voxel_spacing : float
+        Of the model: samples are brought to it.
+    profile : {"gaussian", "binary"}
+        See `make_profile`.
+    patching : Patching
+    """
+
+    labels: tuple[str, ...]
+    diameters: tuple[float, ...]
+    voxel_spacing: float = 10.0
+    profile: Profile = "gaussian"
+    patching: Patching = field(default_factory=Patching)
+
+    measures = ("heat", "curvature")
+    scores = HeatScores._fields
+
+    def __post_init__(self) -> None:
+        if not self.labels or len(self.labels) != len(self.diameters):
+            raise ValueError(
+                f"expected a diameter for each of at least one label; got {len(self.diameters)} for"
+                f" {len(self.labels)}"
+            )
+        if min(self.diameters) <= 0:
+            raise ValueError(f"diameters must be positive (angstrom); got {min(self.diameters)}")
+
+    def prepare(self, sample: Sample) -> Prepared:
+        """Bring a sample to what the network sees."""
+        return prepare(sample, voxel_spacing=self.voxel_spacing, least=self.patching.shape)
+
+    def draw(self, ring: Sequence[Prepared], rng: np.random.Generator) -> HeatBatch:
+        """Cut a batch."""
+        chosen = [ring[int(i)] for i in rng.integers(len(ring), size=self.patching.number)]
+        parts = [draw_heat(sample, self, rng) for sample in chosen]
+        return HeatBatch(*(np.stack(arrays) for arrays in zip(*parts, strict=True)))
+
+    def run(self, model: nn.Module, data: Tensor) -> Tensor:
+        """Logits of the heat."""
+        logits: Tensor = getattr(model, "compute", model)(data)
+        return logits
+
+    def losses(self, output: Tensor, batch: HeatBatch) -> tuple[Tensor, dict[str, float]]:
+        """Compare heat maps."""
+        heat = torch.from_numpy(batch.heat).to(output.device)
+        counts = torch.from_numpy(batch.counts).to(output.device)
+        level, curvature = heat_loss(torch.sigmoid(output.float()), heat, counts)
+        measures = {"heat": level.item(), "curvature": curvature.item()}
+        return level + _CURVED * curvature, measures
+
+    def validate(self, model: nn.Module, samples: Sequence[Prepared], *, device: str) -> HeatScores:
+        """Find particles in held-out samples, all of them together."""
+        picks, truth = [], []
+        for number, sample in enumerate(samples):
+            name = str(number)
+            scores = self._scores(_run_whole(model, sample, device), name)
+            half = np.array(self.diameters) / 2
+            picks.append(find_peaks(scores, threshold=_LOWEST, min_distance=half))
+            truth.append(self._truth(sample, name))
+        return self._score(Particles.concatenate(picks), Particles.concatenate(truth))
+
+    def _score(self, picks: Particles, truth: Particles) -> HeatScores:
+        """At the best threshold of each kind that is there."""
+        diameters = dict(zip(self.labels, self.diameters, strict=True))
+        known = [label for label in self.labels if label in truth.labels]
+        if not known:
+            return HeatScores(np.nan, np.nan, np.nan)
+        if not len(picks):
+            return HeatScores(0.0, np.nan, np.nan)
+        found = evaluate_particles(
+            picks,
+            truth,
+            radius={label: d / 2 for label, d in diameters.items()},
+            diameter=diameters,
+            labels=known,
+        )
+        best = [found.labels[label].best for label in known]
+        table = np.array([(b.f1, b.rmse, 100 * b.rmse_diameters) for b in best])
+        seen = np.isfinite(table)
+        mean = np.where(seen, table, 0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
+        # A kind that was never found has no F1, which is 0.
+        return HeatScores(
+            float(np.nan_to_num(table[:, 0]).mean()), *np.where(seen.any(0), mean, np.nan)[1:]
+        )
+
+    def _scores(self, heat: NDArray[np.float32], name: str) -> ScoreMap:
+        return ScoreMap(
+            data=heat,
+            voxel_spacing=STRIDE * self.voxel_spacing,
+            origin=np.full(3, (STRIDE - 1) / 2 * self.voxel_spacing),
+            labels=self.labels,
+            name=name,
+        )
+
+    def _truth(self, sample: Prepared, name: str) -> Particles:
+        numbers = {label_number(label): label for label in self.labels}
+        rows = np.flatnonzero(np.isin(sample.label, list(numbers)))
+        return Particles(
+            position=sample.index[rows][:, ::-1] * self.voxel_spacing,
+            label=np.array([numbers[int(n)] for n in sample.label[rows]], dtype=np.str_),
+            tomogram=name,
+        )
+
+
+def make_profile(distance: FloatArray, radius: float, *, profile: Profile) -> FloatArray:
+    """Heat at distances from a centre.
+
+    Parameters
+    ----------
+    distance : ndarray
+        In any unit.
+    radius : float
+        Of the particle, in the same unit.
+    profile : {"gaussian", "binary"}
+        Two Gaussians, cut off at the radius, or a ball of half the radius.
+
+    Returns
+    -------
+    ndarray
+        1 at the centre.
+
+    References
+    ----------
+    .. [1] Shah et al., tomoCPT, IUCrJ (2025), equations 1 to 5: standard deviations of a third of
+       0.95 and 0.5 of the radius.
+    """
+    if profile == "binary":
+        return np.where(distance <= radius / 2, 1.0, 0.0)
+    parts = [np.exp(-0.5 * (3 * distance / (f * radius)) ** 2) for f in _FRACTIONS]
+    return np.where(distance <= radius, sum(parts) / len(parts), 0.0)
+
+
+def draw_heat(
+    sample: Prepared, task: HeatTask, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    """Cut a patch, turned so that the missing wedge stays, with its heat and where that counts."""
+    patching = task.patching
+    wanted = np.array([label_number(label) for label in task.labels])
+    # All kinds take their turn, also rare ones.
+    start = choose_start(sample, wanted[rng.permutation(len(wanted))[:1]], patching, rng)
+    grid = tuple(n // STRIDE for n in patching.shape)
+    heat = np.zeros((len(wanted), *grid), dtype=np.float32)
+    counts = np.zeros((1, *grid), dtype=bool)
+    counts[0][_inside(sample, start, patching)] = True
+    place = (sample.index - start - (STRIDE - 1) / 2) / STRIDE
+    step = STRIDE * task.voxel_spacing
+    for kind, (number, diameter) in enumerate(zip(wanted, task.diameters, strict=True)):
+        radius = max(diameter / 2, _LEAST_RADIUS) / step
+        for row in np.flatnonzero(sample.label == number):
+            _draw_particle(heat[kind], place[row], radius, task.profile)
+            if not sample.usable[row]:
+                _leave_out(counts[0], place[row], radius)
+    z, y, x = (slice(a, a + n) for a, n in zip(start, patching.shape, strict=True))
+    data = sample.data[z, y, x].astype(np.float32)
+    return _turned(data, heat, counts, rng)
+
+
+def _inside(sample: Prepared, start: NDArray[np.integer], patching: Patching) -> tuple[slice, ...]:
+    """Grid points of a patch that belong to the tomogram and see enough."""
+    limits = []
+    sides = zip(start // STRIDE, patching.shape, sample.inside, strict=True)
+    for first, n, (low, high) in sides:
+        margin = patching.margin
+        stop = min(n // STRIDE - margin, high - first)
+        limits.append(slice(max(margin, low - first), max(0, stop)))
+    return tuple(limits)
+
+
+def _window(
+    place: FloatArray, radius: float, grid: tuple[int, ...]
+) -> tuple[tuple[slice, ...], FloatArray] | None:
+    """The part of a grid within a radius of a place, and the distances there."""
+    low = np.maximum(np.ceil(place - radius).astype(int), 0)
+    high = np.minimum(np.floor(place + radius).astype(int) + 1, grid)
+    if (low >= high).any():
+        return None
+    axes = [np.arange(a, b) - c for a, b, c in zip(low, high, place, strict=True)]
+    z, y, x = np.ix_(*axes)
+    part = tuple(slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
+    return part, np.sqrt(z**2 + y**2 + x**2)
+
+
+def _draw_particle(
+    heat: NDArray[np.float32], place: FloatArray, radius: float, profile: Profile
+) -> None:
+    if (found := _window(place, radius, heat.shape)) is not None:
+        part, distance = found
+        drawn = make_profile(distance, radius, profile=profile).astype(np.float32)
+        np.maximum(heat[part], drawn, out=heat[part])
+
+
+def _leave_out(counts: NDArray[np.bool_], place: FloatArray, radius: float) -> None:
+    if (found := _window(place, radius, counts.shape)) is not None:
+        part, distance = found
+        counts[part] &= distance > radius
+
+
+def _turned(
+    data: NDArray[np.float32],
+    heat: NDArray[np.float32],
+    counts: NDArray[np.bool_],
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    """Turn by half a turn about an axis or not: mirrored molecules are others."""
+    axes = [(), (0, 1), (0, 2), (1, 2)][int(rng.integers(4))]
+    shifted = tuple(axis + 1 for axis in axes)
+    return np.flip(data, axes), np.flip(heat, shifted), np.flip(counts, shifted)
+
+
+def heat_loss(
+    predicted: Tensor, heat: Tensor, counts: Tensor, *, width: float = 0.1
+) -> tuple[Tensor, Tensor]:
+    """Weighted Huber loss of heat maps, and Huber loss of their second derivatives.
+
+    Points with heat weigh as much, all together, as those without, kind by kind.
+
+    Parameters
+    ----------
+    predicted, heat : Tensor, shape (b, kind, z, y, x)
+        From 0 to 1.
+    counts : Tensor of bool, shape (b, 1, z, y, x)
+        Points that count.
+    width : float
+        Difference beyond which the loss grows linearly.
+
+    Returns
+    -------
+    level, curvature : Tensor, shape ()
+
+    References
+    ----------
+    .. [1] Shah et al., tomoCPT, IUCrJ (2025), equations 6 to 9.
+    """
+    both = counts.expand_as(heat)
+    positive, negative = both & (heat > 0), both & (heat == 0)
+    # One particle more or less in a batch must not change the weights without bound.
+    least = 8.0
+    each = functional.huber_loss(predicted, heat, reduction="none", delta=width) / width
+    dims = (0, 2, 3, 4)
+    level = (each * positive).sum(dims) / positive.sum(dims).clamp(min=least)
+    level = level + (each * negative).sum(dims) / negative.sum(dims).clamp(min=least)
+    bent = []
+    for axis in (2, 3, 4):
+        known = _inner(both, axis)
+        said, true = (_second(values, axis)[known] for values in (predicted, heat))
+        loss = functional.huber_loss(said, true, reduction="sum", delta=width) / width
+        bent.append(loss / known.sum().clamp(min=1))
+    return level.mean(), torch.stack(bent).mean()
+
+
+def _second(values: Tensor, axis: int) -> Tensor:
+    n = values.shape[axis]
+    middle = values.narrow(axis, 1, n - 2)
+    return values.narrow(axis, 0, n - 2) - 2 * middle + values.narrow(axis, 2, n - 2)
+
+
+def _inner(counts: Tensor, axis: int) -> Tensor:
+    n = counts.shape[axis]
+    outer = counts.narrow(axis, 0, n - 2) & counts.narrow(axis, 2, n - 2)
+    return outer & counts.narrow(axis, 1, n - 2)
+
+
+@torch.no_grad()
+def _run_whole(model: nn.Module, sample: Prepared, device: str) -> NDArray[np.float32]:
+    """Heat (kind, z, y, x) of a whole sample, 0 outside the tomogram."""
+    period = int(getattr(model, "period", 8))
+    around = -(-_AROUND // period) * period
+    pads = [(around, around + -n % period) for n in sample.data.shape]
+    data = np.pad(sample.data, pads, mode="symmetric").astype(np.float32)
+    x = torch.from_numpy(data)[None, None].to(device, memory_format=torch.channels_last_3d)
+    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
+        heat = model(x)[0].float().cpu().numpy()
+    first = around // STRIDE
+    heat = heat[(slice(None), *(slice(first, first + n // STRIDE) for n in sample.data.shape))]
+    inside = np.zeros(heat.shape[1:], dtype=bool)
+    inside[tuple(slice(*limits) for limits in sample.inside)] = True
+    return np.where(inside, heat, 0)
