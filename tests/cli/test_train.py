@@ -110,9 +110,10 @@ def test_recipes_give_samples_whose_structures_are_told_apart(recipe, tmp_path, 
 
 
 def test_folders_and_recipes_take_turns(samples, recipe):
-    from tomoloc.cli import train
+    from tomoloc.cli.sources import read_data
 
-    mixture, held_out = train._read_data([str(samples), str(recipe)], None, seed=3, jobs=0)
+    found = read_data([str(samples), str(recipe)], None, seed=3, jobs=0)
+    mixture, held_out = found.source, found.held_out
     assert len(held_out) == 2 + 3
     names = [next(mixture(start)).tomogram.name for start in range(4)]
     stream = mixture(0)

@@ -111,7 +111,7 @@ def _load_features(model: str, device: str) -> LearnedFeatures:
     from tomoloc.nn.published import open_model
 
     resolve_device(device)
-    features = LearnedFeatures(model=open_model(model), device=device)
+    features = LearnedFeatures(model=open_model(model), device=device).with_vectors()
     if not features.finds_centers:
         raise ValueError(
             f"model {model} tells no centres of particles, so that there are no candidates; take"

@@ -19,6 +19,7 @@ from tomoloc.cli.references import read_references
 from tomoloc.io.checks import check_tomogram
 from tomoloc.io.stored import WHAT_TO_DO
 from tomoloc.io.targets import Targets, check_model, read_targets
+from tomoloc.nn.encoder import HeatNetwork
 from tomoloc.nn.published import open_model
 from tomoloc.nn.stored import StoredModel, is_shipped
 from tomoloc.pickers.competition import Calibration
@@ -149,6 +150,16 @@ def _read_model(name: str, words: Mapping[str, Any], _: Given) -> StoredModel:
     return open_model(words[name])
 
 
+def _describe_model(model: StoredModel, _: Mapping[str, Any]) -> dict[str, Any]:
+    """Say which model it is, and what else of it decides about the picks."""
+    if isinstance(model.network, HeatNetwork):
+        from tomoloc.pickers.centroid import Kinds
+
+        return {"model": model.identity, "particles": Kinds.of(model).to_dict()}
+    calibration = Calibration.of(model.config).to_dict()
+    return {"model": model.identity, "calibration": calibration}
+
+
 def _read_targets(name: str, words: Mapping[str, Any], given: Given) -> Targets:
     table, targets = words[name], words["targets"]
     option = f"--{name.replace('_', '-')}"
@@ -194,10 +205,7 @@ READERS = (
         types=(StoredModel,),
         hint=str,
         read=_read_model,
-        describe=lambda model, _: {
-            "model": model.identity,
-            "calibration": Calibration.of(model.config).to_dict(),
-        },
+        describe=_describe_model,
     ),
     Reader(
         types=(Targets,),

@@ -1,14 +1,15 @@
-"""Examples of what to look for: from a table and its tomograms to vectors."""
+"""Particles that a user has marked: from a table and its tomograms to examples and annotations."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tomoloc.io.checks import check_tomogram
 from tomoloc.io.stored import volume_name
@@ -21,7 +22,7 @@ from tomoloc.pickers.embedding import embed_examples
 from tomoloc.pickers.pick import choose_contrast
 from tomoloc.types import Particles, Tomogram
 
-__all__ = ["read_references"]
+__all__ = ["read_marked", "read_references"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,71 @@ def read_references(
     OSError
         If a file cannot be read.
     """
+    parts, rows = [], []
+    for marked in read_marked(
+        table,
+        tomograms=tomograms,
+        elsewhere=elsewhere,
+        voxel_spacing=voxel_spacing,
+        contrast=contrast,
+        option="--reference-tomogram",
+    ):
+        try:
+            parts.append(
+                embed_examples(marked.tomogram, marked.particles, model=model, device=device)
+            )
+        except ValueError as error:
+            raise ValueError(f"{table}: {error}") from error
+        rows.append(marked.rows)
+    order = np.argsort(np.concatenate(rows))
+    return Targets(
+        vectors=np.concatenate([part.vectors for part in parts])[order],
+        label=np.concatenate([np.asarray(part.label) for part in parts])[order],
+        model=model.identity,
+    )
+
+
+class Marked(NamedTuple):
+    """A tomogram, protein bright, the particles marked in it, and their rows in the table.
+
+    `particles` are those of the whole table; those of other tomograms are of tomogram "-".
+    """
+
+    tomogram: Tomogram
+    particles: Particles
+    rows: NDArray[np.intp]
+
+
+def read_marked(
+    table: Path,
+    *,
+    tomograms: Sequence[Path],
+    elsewhere: Sequence[Path] = (),
+    voxel_spacing: float | None = None,
+    contrast: Literal["auto", "dark", "light"] = "auto",
+    option: str,
+) -> Iterator[Marked]:
+    """Read the particles of a table together with the tomograms that they lie in.
+
+    Parameters
+    ----------
+    table, tomograms, elsewhere, voxel_spacing, contrast
+        As for `read_references`.
+    option : str
+        With which a tomogram that is missing is given.
+
+    Yields
+    ------
+    Marked
+        One tomogram after the other.
+
+    Raises
+    ------
+    ValueError
+        If the table is empty, or names a tomogram that is not given.
+    OSError
+        If a file cannot be read.
+    """
     particles = _read_table(table)
     stated = particles is not None
     if particles is None:
@@ -80,14 +146,13 @@ def read_references(
     if not len(particles):
         raise ValueError(f"{table} holds no particles; at least one example is needed")
     files = {
-        name: _find_tomogram(name, table, tomograms=tomograms, elsewhere=elsewhere)
+        name: _find_tomogram(name, table, tomograms=tomograms, elsewhere=elsewhere, option=option)
         for name in particles.tomograms
     }
     for path in elsewhere:
         if path not in files.values():
             logger.warning("%s: no example of %s lies in it", path, table)
     names = np.asarray(particles.tomogram)
-    parts, rows = [], []
     for name, path in files.items():
         tomogram = _read_bright(
             path,
@@ -102,18 +167,8 @@ def read_references(
                 voxel_spacing=tomogram.voxel_spacing,
                 shape=tomogram.shape,
             )
-        examples = _labelled(replace(particles, tomogram=np.where(names == name, str(path), "-")))
-        try:
-            parts.append(embed_examples(tomogram, examples, model=model, device=device))
-        except ValueError as error:
-            raise ValueError(f"{table}: {error}") from error
-        rows.append(np.flatnonzero(names == name))
-    order = np.argsort(np.concatenate(rows))
-    return Targets(
-        vectors=np.concatenate([part.vectors for part in parts])[order],
-        label=np.concatenate([np.asarray(part.label) for part in parts])[order],
-        model=model.identity,
-    )
+        own = replace(particles, tomogram=np.where(names == name, str(path), "-"))
+        yield Marked(tomogram, _labelled(own), np.flatnonzero(names == name))
 
 
 def _read_table(table: Path) -> Particles | None:
@@ -129,7 +184,12 @@ def _labelled(particles: Particles) -> Particles:
 
 
 def _find_tomogram(
-    name: str, table: Path, *, tomograms: Sequence[Path], elsewhere: Sequence[Path]
+    name: str,
+    table: Path,
+    *,
+    tomograms: Sequence[Path],
+    elsewhere: Sequence[Path],
+    option: str,
 ) -> Path:
     """Find the file of a tomogram that a table names, or does not name."""
     if name == _UNNAMED:
@@ -157,7 +217,7 @@ def _find_tomogram(
                 )
     raise ValueError(
         f"{table}: its examples lie in tomogram {name}, which is not given (there is"
-        f" {_listed(known)}); add its file with --reference-tomogram"
+        f" {_listed(known)}); add its file with {option}"
     )
 
 

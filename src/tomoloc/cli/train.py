@@ -6,23 +6,25 @@ import logging
 import shutil
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from cyclopts import App, Parameter
 
+from tomoloc.cli.sources import Data, read_annotated, read_data
+
 if TYPE_CHECKING:
     from torch import nn
 
+    from tomoloc.nn.encoder import HeatNetwork
     from tomoloc.nn.stored import StoredModel
-    from tomoloc.simulate.recipe import Recipe
-    from tomoloc.simulate.scene import Simulator
-    from tomoloc.simulate.settings import Species
-    from tomoloc.train.loop import Report
+    from tomoloc.pickers.centroid import Kinds
+    from tomoloc.train.heat import HeatTask
+    from tomoloc.train.loop import Report, TrainSettings
+    from tomoloc.train.patches import Patching
     from tomoloc.types import Sample
 
 __all__ = ["train"]
@@ -32,10 +34,6 @@ logger = logging.getLogger(__name__)
 train = App(name="train", help="Teach a network from samples.")
 
 Several = Annotated[list[str], Parameter(consume_multiple=True, negative="")]
-_HELD_OUT = 3
-"""Samples for validation where none are given."""
-_DRAWN = "*"
-"""Label of species that are drawn anew for each sample, until they are told apart."""
 
 
 @train.command
@@ -114,7 +112,8 @@ def embedding(
         seed=seed,
         validate_every=250,
     )
-    training, held_out = _read_data(data, validation, seed=seed, jobs=jobs)
+    training = read_data(data, validation, seed=seed, jobs=jobs)
+    held_out = training.held_out
     record = {"data": data, "from": str(start or ""), "seed": seed}
     record["voxel_spacing"] = settings.voxel_spacing
     own = output.with_name(f"{output.name}.training")
@@ -136,7 +135,7 @@ def embedding(
     with show_progress(sys.stderr.isatty()):
         train_network(
             make_encoder(seed=seed) if first is None else first.network,
-            training,
+            training.source,
             settings=settings,
             folder=own,
             validation=held_out,
@@ -144,6 +143,299 @@ def embedding(
             publish=publish,
         )
     sys.stdout.write(f"{output}\n")
+
+
+@train.command
+def centroid(
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    data: Several | None = None,
+    particles: Path | None = None,
+    tomograms: Annotated[list[Path] | None, Parameter(consume_multiple=True, negative="")] = None,
+    diameter: Several | None = None,
+    labels: Several | None = None,
+    start: Annotated[str, Parameter(name="--from")] = "general",
+    validation: Several | None = None,
+    profile: Literal["gaussian", "binary"] = "gaussian",
+    steps: int = 600,
+    patience: int = 6,
+    learning_rate: float | None = None,
+    voxel_spacing: float | None = None,
+    contrast: Literal["auto", "dark", "light"] = "auto",
+    seed: int = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    jobs: Annotated[int, Parameter(name=["--jobs", "-j"])] = 1,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Train a network of `tomoloc pick centroid` for what you look for.
+
+    Two annotated tomograms are enough to begin with, as it starts from a network that already finds
+    particles. Several kinds of particles of different sizes are learned at once. Picks that you
+    have corrected, in any program, can be given as --particles again. The same command, given
+    again, goes on where an interrupted or killed one was, and with more --steps prolongs a finished
+    one. OUTPUT.training holds the checkpoint and the logs, steps.csv and validation.csv.
+
+    Parameters
+    ----------
+    output
+        Folder of the model.
+    data
+        Folders of samples, as `tomoloc simulate` writes them, shipped recipes or .toml files, of
+        which new samples are made all the time.
+    particles
+        Table of particles that you have marked, all of those of --tomograms, of any program.
+    tomograms
+        The tomograms that they lie in.
+    diameter
+        Of the particles in Å: one number, or LABEL=NUMBER for each. Measured where the data tell
+        which voxels belong to which particle.
+    labels
+        Kinds to learn; by default all but distractors. Others are background.
+    start
+        Model to start from: one that comes with tomoloc, a folder, or none for an untrained one.
+    validation
+        Held-out data, as in --data. By default one tomogram of three or more is held out, and
+        others of the recipes.
+    profile
+        Of the heat around a centre: gaussian, or a ball.
+    steps
+        Batches of four patches.
+    patience
+        Stop after so many validations, 100 steps apart, without a better F1; 0 never does.
+    learning_rate
+        0.001 by default, and a third of that with --from.
+    voxel_spacing
+        Of the model in Å: data are brought to it. 10 by default, or that of --from.
+    contrast
+        Of protein in --tomograms; detected by default.
+    seed
+        Of all chance.
+    device
+        auto takes a GPU where there is one.
+    jobs
+        Processes that simulate; 0 simulates between steps.
+    overwrite
+        Replace a model that was trained otherwise.
+    """
+    from tomoloc.io.atomic import check_writable
+    from tomoloc.nn.device import resolve_device
+    from tomoloc.nn.stored import StoredModel, save_model
+    from tomoloc.pickers.centroid import Kinds
+    from tomoloc.progress import show_progress
+    from tomoloc.train.heat import HeatTask
+    from tomoloc.train.loop import train as train_network
+
+    if jobs < 0 or patience < 0 or seed < 0:
+        raise ValueError("--jobs, --patience and --seed must not be negative")
+    if (particles is None) != (tomograms is None):
+        raise ValueError("--particles and --tomograms belong together: give both")
+    check_writable(output.parent)
+    where = resolve_device(device)
+    first = _find_start(start)
+    marked: list[Sample] = []
+    if particles is not None and tomograms is not None:
+        marked = read_annotated(particles, tomograms, voxel_spacing=None, contrast=contrast)
+    training = read_data(
+        data or [], validation, seed=seed, jobs=jobs, apart=False, annotated=marked
+    )
+    names, sizes = _find_kinds(training, labels, diameter)
+    spacing = voxel_spacing or (10.0 if first is None else first.voxel_spacing)
+    task = HeatTask(
+        labels=names,
+        diameters=sizes,
+        voxel_spacing=spacing,
+        profile=profile,
+        patching=_patching(max(sizes) / spacing),
+    )
+    network = _heat_network(first, names, seed)
+    record = {
+        "data": [*(data or []), *([str(particles)] if particles else [])],
+        "from": start,
+        "seed": seed,
+        "voxel_spacing": spacing,
+        "profile": profile,
+        "labels": list(names),
+        "diameters": list(sizes),
+    }
+    own = output.with_name(f"{output.name}.training")
+    _take_up(output, own, record, overwrite=overwrite)
+    judged = [task.prepare(sample) for sample in training.few(_JUDGED)]
+    if not training.held_out:
+        logger.warning(
+            "nothing is held out: thresholds follow from what is trained on; --validation helps"
+        )
+
+    def publish(found: nn.Module, report: Report) -> None:
+        scores = report.validation
+        if scores is not None and scores.score < report.best_f1:
+            return
+        thresholds = task.choose_thresholds(found, judged, device=where)
+        kinds = Kinds(labels=names, diameters=sizes, thresholds=thresholds)
+        model = StoredModel(
+            network=found.cpu(),
+            voxel_spacing=spacing,
+            config={
+                "training": {**record, **report.to_dict()},
+                "particles": kinds.to_dict(),
+            },
+            card=_heat_card(record, report, kinds),
+        )
+        save_model(output, model)
+
+    with show_progress(sys.stderr.isatty()):
+        train_network(
+            network,
+            training.source,
+            settings=_heat_settings(
+                training,
+                task,
+                steps=steps,
+                patience=patience,
+                learning_rate=learning_rate or (1e-3 if first is None else 3e-4),
+                seed=seed,
+            ),
+            folder=own,
+            task=task,
+            validation=training.held_out,
+            device=where,
+            publish=publish,
+        )
+    sys.stdout.write(f"{output}\n")
+
+
+_JUDGED = 3
+"""Samples that thresholds are chosen on, where none are held out."""
+_RING = 48
+
+
+def _find_start(word: str) -> StoredModel | None:
+    """Load the model to start from, if there is to be one."""
+    from tomoloc.nn.stored import find_model, load_model
+
+    return None if word == "none" else load_model(find_model(word))
+
+
+def _find_kinds(
+    training: Data, labels: list[str] | None, diameter: list[str] | None
+) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Find out which kinds of particles there are, and how large they are."""
+    from tomoloc.train.heat import measure_diameter
+
+    samples = training.few(_RING)
+    there = {
+        name: sample
+        for sample in samples
+        for name in sample.particles.labels
+        if name and not _is_distractor(sample, name)
+    }
+    if labels and (missing := [name for name in labels if name not in there]):
+        raise ValueError(
+            f"no particle is labelled {missing[0]}; the data have {', '.join(sorted(there))}"
+        )
+    names = tuple(labels or sorted(there))
+    if not names:
+        raise ValueError("the data hold no particles: there is nothing to learn")
+    stated = _read_diameters(diameter, names)
+    sizes = []
+    for name in names:
+        size = stated.get(name) or measure_diameter(there[name], name)
+        if size is None:
+            raise ValueError(f"the size of {name} is not known: give --diameter {name}=NUMBER (Å)")
+        sizes.append(round(size, 1))
+    return names, tuple(sizes)
+
+
+def _is_distractor(sample: Sample, label: str) -> bool:
+    particles = sample.particles
+    role = np.asarray(particles.extra.get("tomolocRole", np.full(len(particles), "")))
+    return bool((role[np.asarray(particles.label) == label] == "distractor").all())
+
+
+def _read_diameters(words: list[str] | None, names: Sequence[str]) -> dict[str, float]:
+    """Read --diameter: one number for all, or one for each label."""
+    found: dict[str, float] = {}
+    for word in words or ():
+        name, _, number = word.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = 0.0
+        if not 0 < value < 1e5 or (name and name not in names):
+            raise ValueError(
+                f"--diameter takes a number of Å, or LABEL=NUMBER with {' or '.join(names)}; got"
+                f" {word}"
+            )
+        found |= {name: value} if name else dict.fromkeys(names, value)
+    return found
+
+
+def _patching(diameter: float) -> Patching:
+    """Patches that hold a particle of so many voxels with what surrounds it."""
+    from tomoloc.train.patches import Patching
+
+    side = 64 if diameter <= 24 else 96
+    return Patching(number=4, shape=(side, side, side), positive=0.7)
+
+
+def _heat_network(first: StoredModel | None, labels: Sequence[str], seed: int) -> HeatNetwork:
+    """Make the network to begin with."""
+    from tomoloc.nn.encoder import DenseEncoder, HeatNetwork
+    from tomoloc.pickers.centroid import Kinds
+    from tomoloc.train.loop import make_encoder
+
+    if first is None:
+        return HeatNetwork.from_encoder(make_encoder(seed=seed), kinds=len(labels))
+    if isinstance(first.network, DenseEncoder):
+        return HeatNetwork.from_encoder(first.network, kinds=len(labels))
+    if not isinstance(first.network, HeatNetwork):
+        raise ValueError(f"--from {first.name}: heat maps cannot start from a window network")
+    known = Kinds.of(first).labels
+    if missing := [name for name in labels if name not in known]:
+        raise ValueError(
+            f"the model {first.name} does not know {missing[0]} (it finds {', '.join(known)}):"
+            " leave it out with --labels, or start --from general"
+        )
+    return first.network.select([known.index(name) for name in labels])
+
+
+def _heat_settings(training: Data, task: HeatTask, **given: Any) -> TrainSettings:
+    """Settings for fine-tuning: few samples are all kept, new ones replace the oldest."""
+    from tomoloc.train.loop import TrainSettings
+
+    few = 0 < training.number <= _RING
+    return TrainSettings(
+        **given,
+        voxel_spacing=task.voxel_spacing,
+        patching=task.patching,
+        warm_up=30,
+        decay=0.5,
+        average=0.98,
+        ring=training.number if few else _RING,
+        first=training.number if few else 6,
+        steps_per_sample=1e9 if few else 3.0,
+        validate_every=100,
+    )
+
+
+def _heat_card(record: dict[str, Any], report: Report, kinds: Kinds) -> str:
+    """Say what the network finds, what it has learned from and how well it did."""
+    lines = [
+        "# Heat maps for `tomoloc pick centroid`\n",
+        f"Trained by `tomoloc train centroid` for {report.step} steps on {report.samples} samples"
+        f" of {', '.join(record['data'])}, starting from {record['from']}.\n",
+        "| finds | diameter (Å) | threshold |",
+        "|---|---|---|",
+    ]
+    rows = zip(kinds.labels, kinds.diameters, kinds.thresholds, strict=True)
+    lines += [f"| {label} | {size:g} | {threshold:.2f} |" for label, size, threshold in rows]
+    return "\n".join(lines + _score_lines(report)) + "\n"
+
+
+def _score_lines(report: Report) -> list[str]:
+    if report.validation is None:
+        return ["\nNothing was held out, so that it is not known how good it is."]
+    values = report.validation._asdict().items()
+    return ["\n| on held-out samples | |", "|---|---|", *(f"| {k} | {v:.3f} |" for k, v in values)]
 
 
 def _calibrated(model: StoredModel, held_out: list[Sample], device: str) -> StoredModel:
@@ -167,10 +459,7 @@ def _card(record: dict[str, Any], report: Report) -> str:
     ]
     if record["from"]:
         lines.append(f"It started from the weights of {record['from']}.")
-    if report.validation is not None:
-        lines += ["\n| on held-out samples | |", "|---|---|"]
-        lines += [f"| {k} | {v:.3f} |" for k, v in report.validation._asdict().items()]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines + _score_lines(report)) + "\n"
 
 
 def _take_up(output: Path, own: Path, record: dict[str, Any], *, overwrite: bool) -> None:
@@ -199,165 +488,3 @@ def _take_up(output: Path, own: Path, record: dict[str, Any], *, overwrite: bool
         raise FileExistsError(f"{output} exists; choose another folder or give --overwrite")
     with writing(path) as draft:
         draft.write_text(tomli_w.dumps(record), "utf-8")
-
-
-# ----------------------------------------------------------------------------------------- data
-
-
-def _read_data(
-    data: Sequence[str], validation: Sequence[str] | None, *, seed: int, jobs: int
-) -> tuple[_Mixture, list[Sample]]:
-    """Find samples and recipes; set some samples aside."""
-    folders, recipes = _find_data(data, option="--data")
-    if validation is not None:
-        others, unseen = _find_data(validation, option="--validation")
-    else:
-        unseen = recipes
-        others = folders[:: -max(2, len(folders) // _HELD_OUT)][:_HELD_OUT]
-        folders = [folder for folder in folders if folder not in others]
-        if not folders and not recipes:
-            raise ValueError("--data has one sample alone; give another one as --validation")
-    held_out = _Files(others, seed).read_once()
-    parts: list[Any] = [_Files(folders, seed)] if folders else []
-    parts += [_Simulated(recipe, seed, jobs) for recipe in recipes]
-    for recipe in unseen:
-        held_out += islice(_Simulated(recipe, seed + 1, 0)(0), _HELD_OUT)
-    return _Mixture(parts), held_out
-
-
-def _find_data(words: Sequence[str], *, option: str) -> tuple[list[Path], list[Recipe]]:
-    """Sort words into folders of samples and recipes."""
-    from tomoloc.simulate.recipe import read_recipe
-
-    folders: list[Path] = []
-    recipes: list[Recipe] = []
-    for word in words:
-        path = Path(word)
-        if not path.is_dir():
-            recipes.append(read_recipe(word))
-            continue
-        found = [path, *sorted(path.iterdir())]
-        found = [one for one in found if (one / "tomogram.mrc").is_file()]
-        if not found:
-            raise ValueError(f"{option}: {path} holds no sample (a folder with a tomogram.mrc)")
-        folders += found
-    if not folders and not recipes:
-        raise ValueError(f"{option} needs folders of samples or recipes")
-    return folders, recipes
-
-
-@dataclass(frozen=True)
-class _Mixture:
-    """Takes samples from several sources in turn."""
-
-    parts: Sequence[Any]
-
-    def __call__(self, start: int) -> Iterator[Sample]:
-        n = len(self.parts)
-        # Part i gives the samples number i, i + n, i + 2 n and so on.
-        streams = [part((start - i + n - 1) // n) for i, part in enumerate(self.parts)]
-        number = start
-        while True:
-            yield next(streams[number % n])
-            number += 1
-
-
-@dataclass(frozen=True)
-class _Files:
-    """Reads samples again and again, each time in another order."""
-
-    folders: Sequence[Path]
-    seed: int
-
-    def __call__(self, start: int) -> Iterator[Sample]:
-        n, number = len(self.folders), start
-        while True:
-            turn, place = divmod(number, n)
-            order = np.random.default_rng([self.seed, turn]).permutation(n)
-            yield _read(self.folders[int(order[place])])
-            number += 1
-
-    def read_once(self) -> list[Sample]:
-        return [_read(folder) for folder in self.folders]
-
-
-def _read(folder: Path) -> Sample:
-    from tomoloc.io.samples import read_sample
-
-    sample = read_sample(folder)
-    if len(sample.particles) == 0:
-        logger.warning("%s has no particles", folder)
-    return sample
-
-
-@dataclass(frozen=True)
-class _Simulated:
-    """Simulates samples after a recipe."""
-
-    recipe: Recipe
-    seed: int
-    jobs: int
-
-    def __call__(self, start: int) -> Iterator[Sample]:
-        from tomoloc.simulate.stream import map_in_order
-
-        maker = _Maker(_mark_drawn(self.recipe), self.seed)
-        return map_in_order(maker, range(start, sys.maxsize), workers=self.jobs)
-
-
-@dataclass
-class _Maker:
-    """Makes the sample of a number, in which different structures have different labels."""
-
-    recipe: Recipe
-    seed: int
-    simulator: Simulator | None = field(default=None, init=False)
-
-    def __call__(self, number: int) -> Sample:
-        from tomoloc.simulate.scene import Simulator, draw_seed
-
-        if self.simulator is None:
-            self.simulator = Simulator(self.recipe)
-        seed = draw_seed(np.random.default_rng([self.seed, number]))
-        plan = self.recipe.resolve(seed, name=f"{self.recipe.name}_{number:03d}")
-        species = tuple(
-            replace(one, label=_identity(one)) if one.label == _DRAWN else one
-            for one in plan.species
-        )
-        sample = self.simulator.render(self.simulator.draw_resolved(replace(plan, species=species)))
-        # What is not trained on need not travel between processes.
-        tomogram = replace(sample.tomogram, tilt_series=None)
-        return replace(
-            sample, tomogram=tomogram, instances=None, halves=(), scene=None, density=None
-        )
-
-
-def _mark_drawn(recipe: Recipe) -> Recipe:
-    """Take away labels that stand for other structures in each sample, or for several."""
-    species = tuple(replace(one, label=_DRAWN) if _is_drawn(one) else one for one in recipe.species)
-    return replace(recipe, species=species)
-
-
-def _is_drawn(species: Species) -> bool:
-    from tomoloc.simulate.settings import BuiltIn
-
-    structure = species.structure
-    if isinstance(structure, BuiltIn):
-        fixed = (int, float, str, type(None))
-        return not all(
-            isinstance(value, fixed)
-            for value in (structure.seed, structure.mass_kda, structure.symmetry)
-        )
-    several = not isinstance(structure, str) or Path(structure).is_dir()
-    return species.choose is not None or (several and not species.label)
-
-
-def _identity(species: Species) -> str:
-    """Name a structure so that no other has its name."""
-    from tomoloc.simulate.settings import BuiltIn
-
-    structure = species.structure
-    if isinstance(structure, BuiltIn):
-        parts = (structure.seed, structure.mass_kda, structure.symmetry)
-        return "-".join(["complex", *(str(part) for part in parts if part is not None)])
-    return replace(species, label="").name

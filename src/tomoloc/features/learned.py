@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -71,6 +71,21 @@ class LearnedFeatures:
     def finds_centers(self) -> bool:
         """Whether one more channel holds the probability of a particle's centre."""
         return isinstance(self._network, DenseEncoder)
+
+    def with_vectors(self) -> Self:
+        """Return these features if they are vectors that can be compared.
+
+        Raises
+        ------
+        ValueError
+            If the model gives heat maps of what it was trained for.
+        """
+        if isinstance(self.model.network, HeatNetwork):
+            raise ValueError(
+                f"the model {self.model.name} finds what it was trained for and gives no vectors to"
+                " compare: use it with tomoloc pick centroid"
+            )
+        return self
 
     def working_spacing(self, voxel_spacing: float) -> float:
         """Voxel spacing that a tomogram of the given one is rescaled to.

@@ -276,14 +276,24 @@ class HeatNetwork(DenseNetwork):
     @classmethod
     def from_encoder(cls, encoder: DenseEncoder, *, kinds: int) -> Self:
         """Start from an encoder: all kinds are what it takes for the centre of any particle."""
-        settings = {name: v for name, v in encoder.settings.items() if name != "channels"}
-        network = cls(kinds=kinds, **settings)
-        weights = {
-            # The last output of an encoder is the logit of a centre.
-            name: value[-1:].repeat_interleave(kinds, dim=0) if _is_last(name) else value
-            for name, value in encoder.state_dict().items()
-        }
-        network.load_state_dict(weights)
+        # The last output of an encoder is the logit of a centre.
+        return cls._taking(encoder, [encoder.outputs - 1] * kinds)
+
+    def select(self, kinds: Sequence[int]) -> Self:
+        """Return a network for some of the kinds alone, by their numbers."""
+        return self._taking(self, kinds)
+
+    @classmethod
+    def _taking(cls, other: DenseNetwork, outputs: Sequence[int]) -> Self:
+        own = {"channels", "kinds"}
+        settings: dict[str, Any] = {k: v for k, v in other.settings.items() if k not in own}
+        network = cls(kinds=len(outputs), **settings)
+        network.load_state_dict(
+            {
+                name: value[list(outputs)] if _is_last(name) else value
+                for name, value in other.state_dict().items()
+            }
+        )
         return network
 
     @property

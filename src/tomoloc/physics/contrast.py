@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from tomoloc.arrays import allocate, release
 from tomoloc.physics.filters import radial_frequency
 
-__all__ = ["Contrast", "ContrastSign", "brighten", "detect_contrast", "robust_scale", "standardise"]
+__all__ = ["Contrast", "ContrastSign", "brighten", "detect_contrast", "is_flat"]
+__all__ += ["robust_scale", "standardise"]
 
 ContrastSign = Literal["dark", "light"]
 
@@ -189,3 +190,9 @@ def robust_scale(data: NDArray[Any]) -> tuple[float, float]:
             f" {median}: is it empty or only partly written?"
         )
     return median, deviation
+
+
+def is_flat(data: NDArray[Any]) -> bool:
+    """Tell whether all voxels have one value."""
+    first = data[0, 0, 0]
+    return all(bool((section == first).all()) for section in data)

@@ -8,7 +8,6 @@ from functools import cached_property
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tomoloc.arrays import sparse_zeros
 from tomoloc.features.candidates import Candidates, find_candidates
@@ -17,6 +16,7 @@ from tomoloc.io.targets import Targets, check_model
 from tomoloc.localize import find_peaks
 from tomoloc.nn.published import open_model
 from tomoloc.nn.stored import StoredModel
+from tomoloc.physics.contrast import is_flat
 from tomoloc.pickers.competition import Calibration, compete, mean_direction
 from tomoloc.types import FloatArray, Particles, ScoreMap, Tomogram, Volume
 
@@ -114,7 +114,7 @@ class EmbeddingPicker:
             If the examples are of another model, or the tomogram is too small.
         """
         labels = self.reference.labels
-        if _is_flat(tomogram.data):
+        if is_flat(tomogram.data):
             empty = np.zeros((len(labels), *tomogram.shape), dtype=np.float32)
             return ScoreMap(
                 data=empty,
@@ -187,7 +187,7 @@ class EmbeddingPicker:
         if not isinstance(model, StoredModel):
             model = open_model(model)
         check_model(self.reference.model, model.identity, what="reference")
-        return LearnedFeatures(model=model, device=self.device)
+        return LearnedFeatures(model=model, device=self.device).with_vectors()
 
 
 def embed_examples(
@@ -228,15 +228,10 @@ def embed_examples(
                 f"example {row + 1} ({label}) at ({place}) Å lies outside tomogram"
                 f" {tomogram.name}, which has {sides} Å (x y z)"
             )
-    features = LearnedFeatures(model=model, device=device)
+    features = LearnedFeatures(model=model, device=device).with_vectors()
     return Targets(
         vectors=features.embed_at(tomogram, own.position), label=own.label, model=model.identity
     )
-
-
-def _is_flat(data: NDArray[np.number]) -> bool:
-    first = data[0, 0, 0]
-    return all(bool((section == first).all()) for section in data)
 
 
 def _paint(

@@ -1,7 +1,7 @@
 """What networks of `pick centroid` are taught: a heat map of centres for each kind of particle.
 
-Labels, loss and peaks after tomoCPT (Shah et al., IUCrJ 2025, in the package's references as [1]_
-where they are used), lifted to several kinds of particles of different sizes at once.
+Labels, loss and peaks after tomoCPT (Shah et al., Acta Cryst. D 81 (2025)), lifted to several kinds
+of particles of different sizes at once.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tomoloc.evaluate import evaluate_particles
+from tomoloc.evaluate.results import Scores
 from tomoloc.localize import find_peaks
 from tomoloc.train.patches import (
     STRIDE,
@@ -28,7 +29,15 @@ from tomoloc.train.patches import (
 )
 from tomoloc.types import FloatArray, Particles, Sample, ScoreMap
 
-__all__ = ["HeatBatch", "HeatScores", "HeatTask", "draw_heat", "heat_loss", "make_profile"]
+__all__ = [
+    "DEFAULT_THRESHOLD",
+    "HeatBatch",
+    "HeatScores",
+    "HeatTask",
+    "draw_heat",
+    "heat_loss",
+    "make_profile",
+]
 
 Profile = Literal["gaussian", "binary"]
 
@@ -39,6 +48,9 @@ _LEAST_RADIUS = 50.0
 _CURVED = 10.0
 """Weight of the second derivatives in the loss."""
 _AROUND = 16  # voxels of reflected matter at validation
+DEFAULT_THRESHOLD = 0.3
+"""Where nothing is known: what the authors of tomoCPT take."""
+_REACH = 80  # voxels around a centre in which its particle's are looked for
 _LOWEST = 0.05  # heat from which on peaks are looked at
 
 
@@ -141,23 +153,48 @@ class HeatTask:
 
     def validate(self, model: nn.Module, samples: Sequence[Prepared], *, device: str) -> HeatScores:
         """Find particles in held-out samples, all of them together."""
+        picks, truth = self._find(model, samples, device)
+        if not len(truth):
+            return HeatScores(np.nan, np.nan, np.nan)
+        best = self._best(picks, truth).values()
+        table = np.array([(b.f1, b.rmse, 100 * b.rmse_diameters) for b in best]).reshape(-1, 3)
+        seen = np.isfinite(table)
+        means = np.where(seen, table, 0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
+        _, error, percent = np.where(seen.any(axis=0), means, np.nan).tolist()
+        # A kind that was never found has no F1, which is 0.
+        f1 = np.nan_to_num(table[:, 0]).sum() / len(truth.labels)
+        return HeatScores(float(f1), error, percent)
+
+    def _find(
+        self, model: nn.Module, samples: Sequence[Prepared], device: str
+    ) -> tuple[Particles, Particles]:
+        """Picks of any heat, and the truth, of all samples."""
         picks, truth = [], []
         for number, sample in enumerate(samples):
-            name = str(number)
-            scores = self._scores(_run_whole(model, sample, device), name)
+            scores = self._scores(_run_whole(model, sample, device), str(number))
             half = np.array(self.diameters) / 2
             picks.append(find_peaks(scores, threshold=_LOWEST, min_distance=half))
-            truth.append(self._truth(sample, name))
-        return self._score(Particles.concatenate(picks), Particles.concatenate(truth))
+            truth.append(self._truth(sample, str(number)))
+        return Particles.concatenate(picks), Particles.concatenate(truth)
 
-    def _score(self, picks: Particles, truth: Particles) -> HeatScores:
-        """At the best threshold of each kind that is there."""
-        diameters = dict(zip(self.labels, self.diameters, strict=True))
+    def choose_thresholds(
+        self, model: nn.Module, samples: Sequence[Prepared], *, device: str
+    ) -> tuple[float, ...]:
+        """Heat of each kind above which F1 is the best; `DEFAULT_THRESHOLD` where none is found."""
+        best = self._best(*self._find(model, samples, device))
+        found = {label: scores.threshold for label, scores in best.items() if scores.n_tp}
+        # Just below the lowest pick that was kept: those as high as it are kept, too.
+        return tuple(
+            max(found[label] - 0.01, _LOWEST) if label in found else DEFAULT_THRESHOLD
+            for label in self.labels
+        )
+
+    def _best(self, picks: Particles, truth: Particles) -> dict[str, Scores]:
+        """Scores at the best threshold of each kind that is there."""
         known = [label for label in self.labels if label in truth.labels]
-        if not known:
-            return HeatScores(np.nan, np.nan, np.nan)
-        if not len(picks):
-            return HeatScores(0.0, np.nan, np.nan)
+        if not known or not len(picks):
+            return {}
+        diameters = dict(zip(self.labels, self.diameters, strict=True))
         found = evaluate_particles(
             picks,
             truth,
@@ -165,14 +202,7 @@ class HeatTask:
             diameter=diameters,
             labels=known,
         )
-        best = [found.labels[label].best for label in known]
-        table = np.array([(b.f1, b.rmse, 100 * b.rmse_diameters) for b in best])
-        seen = np.isfinite(table)
-        mean = np.where(seen, table, 0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
-        # A kind that was never found has no F1, which is 0.
-        return HeatScores(
-            float(np.nan_to_num(table[:, 0]).mean()), *np.where(seen.any(0), mean, np.nan)[1:]
-        )
+        return {label: found.labels[label].best for label in known}
 
     def _scores(self, heat: NDArray[np.float32], name: str) -> ScoreMap:
         return ScoreMap(
@@ -212,13 +242,43 @@ def make_profile(distance: FloatArray, radius: float, *, profile: Profile) -> Fl
 
     References
     ----------
-    .. [1] Shah et al., tomoCPT, IUCrJ (2025), equations 1 to 5: standard deviations of a third of
-       0.95 and 0.5 of the radius.
+    .. [1] Shah et al., TomoCPT, Acta Cryst. D 81 (2025), equations 1 to 5: standard deviations of
+       a third of 0.95 and 0.5 of the radius.
     """
     if profile == "binary":
         return np.where(distance <= radius / 2, 1.0, 0.0)
     parts = [np.exp(-0.5 * (3 * distance / (f * radius)) ** 2) for f in _FRACTIONS]
     return np.where(distance <= radius, sum(parts) / len(parts), 0.0)
+
+
+def measure_diameter(sample: Sample, label: str) -> float | None:
+    """Measure the diameter of a kind of particle, where it is known which voxels are of which.
+
+    Parameters
+    ----------
+    sample : Sample
+    label : str
+
+    Returns
+    -------
+    float or None
+        Twice the distance from the centre to the farthest voxel, in angstrom, the median of ten
+        whole particles at most. None where the sample does not tell.
+    """
+    if sample.instances is None:
+        return None
+    particles, data = sample.particles, np.asarray(sample.instances.data)
+    visible = np.asarray(particles.extra.get("tomolocVisibleFraction", np.ones(len(particles))))
+    rows = np.flatnonzero((np.asarray(particles.label) == label) & (visible.astype(float) > 0.99))
+    index, found = sample.instances.to_index(particles.position), []
+    for row in rows[:10]:
+        # Larger particles than this are not among those that are marked by their centres.
+        low = np.maximum(np.rint(index[row]).astype(int) - _REACH, 0)
+        block = data[tuple(slice(a, a + 2 * _REACH + 1) for a in low)]
+        own = np.argwhere(block == row + 1) + low - index[row]
+        if len(own):
+            found.append(2 * np.linalg.norm(own, axis=1).max() + 1)
+    return float(np.median(found)) * sample.instances.voxel_spacing if found else None
 
 
 def draw_heat(
@@ -320,7 +380,7 @@ def heat_loss(
 
     References
     ----------
-    .. [1] Shah et al., tomoCPT, IUCrJ (2025), equations 6 to 9.
+    .. [1] Shah et al., TomoCPT, Acta Cryst. D 81 (2025), equations 6 to 9.
     """
     both = counts.expand_as(heat)
     positive, negative = both & (heat > 0), both & (heat == 0)

@@ -1,0 +1,217 @@
+"""Pick with a network that was trained for what is looked for: heat maps of centres."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tomoloc.features.learned import LearnedFeatures
+from tomoloc.nn.encoder import HeatNetwork
+from tomoloc.nn.stored import StoredModel
+from tomoloc.physics.contrast import is_flat
+from tomoloc.train.heat import DEFAULT_THRESHOLD
+from tomoloc.types import FloatArray, ScoreMap, Tomogram, Volume
+
+__all__ = ["CentroidPicker", "Kinds"]
+
+_TURNS = ((), (0, 1), (0, 2), (1, 2))
+"""Axes zyx to flip in pairs: half a turn about x, y or z, which leaves the missing wedge alone."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Kinds:
+    """What a model finds: the table [particles] of its config.toml.
+
+    Parameters
+    ----------
+    labels : tuple of str
+    diameters : tuple of float
+        In angstrom.
+    thresholds : tuple of float
+        Of the heat, each the best for its label on what the model has not learned from.
+    """
+
+    labels: tuple[str, ...]
+    diameters: tuple[float, ...]
+    thresholds: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, model: StoredModel) -> Kinds:
+        """Read them from a model.
+
+        Raises
+        ------
+        ValueError
+            If it is no model of `tomoloc train centroid`, or its table is damaged.
+        """
+        if not isinstance(model.network, HeatNetwork):
+            raise ValueError(
+                f"the model {model.name or type(model.network).__name__} gives no heat maps: train"
+                " one with tomoloc train centroid"
+            )
+        table: Mapping[str, Any] = model.config.get("particles", {})
+        try:
+            kinds = cls(
+                labels=tuple(str(name) for name in table["labels"]),
+                diameters=tuple(float(d) for d in table["diameters"]),
+                thresholds=tuple(float(t) for t in table.get("thresholds", ())),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"the model {model.name} does not say what it finds ([particles] in config.toml:"
+                f" {error}); copy it again"
+            ) from error
+        sizes = {len(kinds.labels), len(kinds.diameters), model.network.kinds}
+        if len(sizes) > 1 or len(kinds.thresholds) not in {0, len(kinds.labels)}:
+            raise ValueError(
+                f"the model {model.name} has {model.network.kinds} heat maps for"
+                f" {len(kinds.labels)} labels, {len(kinds.diameters)} diameters and"
+                f" {len(kinds.thresholds)} thresholds; copy it again"
+            )
+        return kinds
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Return the table."""
+        return {
+            "labels": list(self.labels),
+            "diameters": [round(d, 1) for d in self.diameters],
+            "thresholds": [round(t, 4) for t in self.thresholds],
+        }
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CentroidPicker:
+    """Find what a network was trained for, in heat maps of centres.
+
+    The network gives a heat map for each kind of particle that it has learned, from simulation or
+    from a few annotated tomograms (`tomoloc train centroid`); particles are its maxima. Kinds of
+    different sizes are found at once, each with its own distance between neighbours. The idea is
+    that of tomoCPT [1]_.
+
+    Parameters
+    ----------
+    model : StoredModel
+        Folder of a model that `tomoloc train centroid` has made.
+    diameter : float, optional
+        Of the particles in angstrom, if not that of the training. It only sets how far they are
+        apart at least (half of it), and which of them reach over the border.
+    flips : bool
+        Average the heat over half a turn about each axis: four times the work, a little better.
+    device : str
+        auto, cpu or cuda.
+    seed : int
+        Nothing in this method is random; it stands in the record of a run.
+
+    References
+    ----------
+    .. [1] Shah et al., tomoCPT: a generalizable model for 3D particle detection and localization
+       in cryo-electron tomograms, Acta Cryst. D 81 (2025).
+    """
+
+    model: StoredModel
+    diameter: float | None = None
+    flips: bool = False
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.diameter is not None and not self.diameter > 0:
+            raise ValueError(f"diameter must be positive; got {self.diameter}")
+        Kinds.of(self.model)
+
+    @property
+    def particle_diameter(self) -> FloatArray:
+        """Of each kind, in angstrom."""
+        stated = Kinds.of(self.model).diameters
+        return np.array(stated) if self.diameter is None else np.full(len(stated), self.diameter)
+
+    def working_spacing(self, voxel_spacing: float) -> float:
+        """Return the model's voxel spacing, or the tomogram's where it hardly differs.
+
+        Raises
+        ------
+        ValueError
+            If the tomogram is too coarse for the model.
+        """
+        return self._features.working_spacing(voxel_spacing)
+
+    def score(self, tomogram: Tomogram) -> ScoreMap:
+        """Compute the heat maps of a tomogram.
+
+        Parameters
+        ----------
+        tomogram : Tomogram
+            Protein bright.
+
+        Returns
+        -------
+        ScoreMap
+            Heat from 0 to 1, on the network's grid of every second voxel.
+
+        Raises
+        ------
+        ValueError
+            If the tomogram is too small or too coarse.
+        """
+        labels = Kinds.of(self.model).labels
+        if is_flat(tomogram.data):
+            return ScoreMap(
+                data=np.zeros((len(labels), *tomogram.shape), dtype=np.float32),
+                voxel_spacing=tomogram.voxel_spacing,
+                origin=tomogram.origin,
+                name=tomogram.name,
+                labels=labels,
+            )
+        heat = self._features.embed(tomogram)
+        data = np.array(heat.data, dtype=np.float32)
+        for axes in _TURNS[1:] if self.flips else ():
+            data += self._turned(tomogram, axes)
+        if self.flips:
+            data /= len(_TURNS)
+        return ScoreMap(
+            data=data,
+            voxel_spacing=heat.voxel_spacing,
+            origin=heat.origin,
+            name=tomogram.name,
+            labels=labels,
+        )
+
+    def threshold(
+        self,
+        scores: ScoreMap,
+        *,
+        min_distance: ArrayLike,  # noqa: ARG002
+        mask: Volume | None = None,  # noqa: ARG002
+    ) -> FloatArray:
+        """Take the thresholds that were the best in training.
+
+        Parameters
+        ----------
+        scores : ScoreMap
+            From `score`.
+        min_distance : float or array_like
+            As for `find_peaks`.
+        mask : Volume, optional
+            As for `find_peaks`.
+
+        Returns
+        -------
+        ndarray, shape (label,)
+        """
+        stated = Kinds.of(self.model).thresholds
+        return np.array(stated) if stated else np.full(len(scores.labels), DEFAULT_THRESHOLD)
+
+    def _turned(self, tomogram: Tomogram, axes: tuple[int, ...]) -> NDArray[np.float16]:
+        """Heat of the turned tomogram, turned back onto the same grid."""
+        even = tuple(slice(0, max(n // 2 * 2, 1)) for n in tomogram.shape)
+        turned = tomogram.with_data(np.flip(np.asarray(tomogram.data)[even], axes))
+        return np.flip(self._features.embed(turned).data, tuple(axis + 1 for axis in axes))
+
+    @cached_property
+    def _features(self) -> LearnedFeatures:
+        return LearnedFeatures(model=self.model, device=self.device)
