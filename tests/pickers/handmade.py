@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from tomoloc.nn.encoder import DenseEncoder
+from tomoloc.nn.encoder import DenseEncoder, HeatNetwork
 from tomoloc.nn.stored import StoredModel
 from tomoloc.pickers.competition import Calibration
 
@@ -45,6 +45,15 @@ def make_blob_model(*, blurs: int = 4, height: float = 0.2, steepness: float = 4
         voxel_spacing=10.0,
         name="blobs",
         config={"calibration": Calibration().to_dict()},
+    )
+
+
+def make_heat_model(*, label: str = "lobes", diameter: float = 150.0, **blob: float) -> StoredModel:
+    """The same blur as a heat map, as `tomoloc train centroid` stores it."""
+    network = HeatNetwork.from_encoder(make_blob_model(**blob).network, kinds=1)
+    particles = {"labels": [label], "diameters": [diameter], "thresholds": [0.5]}
+    return StoredModel(
+        network=network.eval(), voxel_spacing=10.0, name="heat", config={"particles": particles}
     )
 
 

@@ -247,6 +247,14 @@ def centroid(
         profile=profile,
         patching=_patching(max(sizes) / spacing),
     )
+    settings = _heat_settings(
+        training,
+        task,
+        steps=steps,
+        patience=patience,
+        learning_rate=learning_rate or (1e-3 if first is None else 3e-4),
+        seed=seed,
+    )
     network = _heat_network(first, names, seed)
     record = {
         "data": [*(data or []), *([str(particles)] if particles else [])],
@@ -286,14 +294,7 @@ def centroid(
         train_network(
             network,
             training.source,
-            settings=_heat_settings(
-                training,
-                task,
-                steps=steps,
-                patience=patience,
-                learning_rate=learning_rate or (1e-3 if first is None else 3e-4),
-                seed=seed,
-            ),
+            settings=settings,
             folder=own,
             task=task,
             validation=training.held_out,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -209,7 +209,7 @@ class CentroidPicker:
     def _turned(self, tomogram: Tomogram, axes: tuple[int, ...]) -> NDArray[np.float16]:
         """Heat of the turned tomogram, turned back onto the same grid."""
         even = tuple(slice(0, max(n // 2 * 2, 1)) for n in tomogram.shape)
-        turned = tomogram.with_data(np.flip(np.asarray(tomogram.data)[even], axes))
+        turned = replace(tomogram, data=np.flip(np.asarray(tomogram.data)[even], axes))
         return np.flip(self._features.embed(turned).data, tuple(axis + 1 for axis in axes))
 
     @cached_property
