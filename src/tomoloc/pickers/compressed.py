@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from tomoloc.progress import progress
 from tomoloc.types import FloatArray
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 __all__ = ["component_weights", "energy_peaks", "search_components"]
 
@@ -105,9 +105,7 @@ def energy_peaks(
     places: list[list[NDArray[np.intp]]] = [[] for _ in bases]
     energies: list[list[Array]] = [[] for _ in bases]
     tiles = _tiles(data.shape, halo, max_voxels)
-    steps = iter(
-        progress(range(len(tiles) * sum(map(len, bases))), "correlating components")
-    )
+    steps = iter(progress(range(len(tiles) * sum(map(len, bases))), "correlating components"))
     for inner, outer in tiles:
         for number, energy in enumerate(_energies(data[outer], bases, halo, device, steps)):
             own = tuple(
@@ -123,9 +121,9 @@ def energy_peaks(
             places[number].append(where[best] + np.array([i.start for i in inner]))
             energies[number].append(value[best])
     found = []
-    for where, value, count in zip(places, energies, counts, strict=True):
-        order = np.argsort(-np.concatenate(value), kind="stable")[:count]
-        found.append(np.concatenate(where)[order])
+    for blocks, values, count in zip(places, energies, counts, strict=True):
+        order = np.argsort(-np.concatenate(values), kind="stable")[:count]
+        found.append(np.concatenate(blocks)[order])
     return found
 
 

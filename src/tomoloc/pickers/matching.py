@@ -139,7 +139,8 @@ def _decide(
     refine: bool,
 ) -> Hits:
     """Let template and decoy compete at peaks of the energy of either, and around the best."""
-    first = np.unique(np.concatenate(peaks), axis=0)
+    # One voxel of the background: an empty tomogram has no peaks.
+    first = np.unique(np.concatenate([*peaks, background[:1]]), axis=0)
     duel = _Duel.at(np.concatenate([first, background]), data, pair, bases)
     median = np.median(duel.score[len(first) :])
     duel = duel[: len(first)]
@@ -163,9 +164,7 @@ def _decide(
             Rotation.from_quat(rotation[rows]),
             step=angular_step / 2,
         ).as_quat()
-    return Hits(
-        voxel=duel.voxel, score=duel.score - median, rotation=Rotation.from_quat(rotation)
-    )
+    return Hits(voxel=duel.voxel, score=duel.score - median, rotation=Rotation.from_quat(rotation))
 
 
 @dataclass(frozen=True, eq=False)

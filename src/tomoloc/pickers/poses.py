@@ -20,7 +20,7 @@ from tomoloc.progress import progress
 from tomoloc.types import FloatArray
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 __all__ = ["Basis", "BestPoses", "best_poses", "make_basis", "refine_poses"]
 
@@ -106,7 +106,8 @@ class Basis:
             mean = values @ weight
             deviation[part] = np.sqrt(np.maximum((values**2) @ weight - mean**2, 0))
         floor = max(0.1 * float(np.median(deviation)), 1e-20) if len(centers) else 1.0
-        return out / np.maximum(deviation, floor)[:, None]
+        out /= np.maximum(deviation, floor)[:, None]
+        return out
 
     def exact(self, data: Array, centers: NDArray[np.intp], rotations: Rotation) -> Array:
         """Correlate windows with some orientations each, without leaving out any component.
