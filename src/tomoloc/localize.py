@@ -16,6 +16,8 @@ from tomoloc.types import FloatArray, Particles, ScoreMap, Volume
 __all__ = [
     "EDGE_COLUMN",
     "estimate_threshold",
+    "expected_false_peaks",
+    "false_discovery_rate",
     "find_components",
     "find_peaks",
     "flag_edges",
@@ -175,6 +177,7 @@ def estimate_threshold(
     false_positives: float,
     min_distance: float,
     mask: Volume | None = None,
+    n_tail: int = 100,
 ) -> FloatArray:
     """Set the threshold that a stated number of false peaks is expected to pass.
 
@@ -193,6 +196,8 @@ def estimate_threshold(
         As for `find_peaks`, in angstrom.
     mask : Volume, data shape (z, y, x), optional
         Where peaks count.
+    n_tail : int
+        How many of the highest peaks the fall-off is fitted to, at most.
 
     Returns
     -------
@@ -211,12 +216,75 @@ def estimate_threshold(
     """
     if false_positives <= 0:
         raise ValueError(f"false_positives must be positive; got {false_positives}")
+    heights = _heights(null, min_distance=min_distance, mask=mask)
+    return np.array([_tail(height, false_positives, n_tail) for height in heights])
+
+
+def expected_false_peaks(
+    particles: Particles,
+    *,
+    null: ScoreMap,
+    min_distance: float,
+    mask: Volume | None = None,
+    n_tail: int = 100,
+) -> FloatArray:
+    """Tell how many false peaks are expected to be as high as each particle.
+
+    Parameters
+    ----------
+    particles : Particles
+        With scores, and labels of the null map.
+    null, min_distance, mask, n_tail
+        As for `estimate_threshold`, whose inverse this is.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        In the mask, of the particle's label.
+    """
+    heights = _heights(null, min_distance=min_distance, mask=mask)
+    expected = np.zeros(len(particles))
+    label, score = np.asarray(particles.label), np.asarray(particles.score, dtype=float)
+    for name, height in zip(null.labels, heights, strict=True):
+        rows = np.flatnonzero(label == name)
+        expected[rows] = _above(height, score[rows], n_tail)
+    return expected
+
+
+def false_discovery_rate(label: ArrayLike, expected: ArrayLike) -> FloatArray:
+    """Part of false ones to be expected among the particles that are as sure, or surer.
+
+    Parameters
+    ----------
+    label : array_like of str, shape (n,)
+        Labels are taken one by one.
+    expected : array_like, shape (n,)
+        From `expected_false_peaks`.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        From 0 to 1; never higher for a surer particle of the same label (Storey's q-value [1]_).
+
+    References
+    ----------
+    .. [1] Storey & Tibshirani, PNAS 100, 9440 (2003), doi:10.1073/pnas.1530509100.
+    """
+    labels, numbers = np.asarray(label), np.asarray(expected, dtype=float)
+    rate = np.zeros(len(numbers))
+    for name in np.unique(labels):
+        rows = np.flatnonzero(labels == name)
+        rows = rows[np.argsort(numbers[rows], kind="stable")]
+        part = numbers[rows] / np.arange(1, len(rows) + 1)
+        rate[rows] = np.minimum(np.minimum.accumulate(part[::-1])[::-1], 1)
+    return rate
+
+
+def _heights(null: ScoreMap, *, min_distance: float, mask: Volume | None) -> list[FloatArray]:
+    """Scores of a null map's peaks, highest first, for each label."""
     peaks = find_peaks(null, threshold=-np.inf, min_distance=min_distance, mask=mask)
-    heights = [
-        np.sort(np.asarray(peaks.score)[np.asarray(peaks.label) == label])[::-1]
-        for label in null.labels
-    ]
-    return np.array([_tail(height, false_positives) for height in heights])
+    label, score = np.asarray(peaks.label), np.asarray(peaks.score)
+    return [np.sort(score[label == name])[::-1] for name in null.labels]
 
 
 def separate_scores(score: ArrayLike, *, lower: float) -> float:
@@ -332,21 +400,37 @@ def _split_start(x: FloatArray, part: float) -> list[float]:
     ]
 
 
-def _tail(heights: FloatArray, expected: float) -> float:
+def _fall_off(heights: FloatArray, n_tail: int) -> tuple[int, float, float]:
+    """How many peaks are in the tail, where it starts, and the scale of its exponential."""
+    n = len(heights)
+    k = int(np.clip(n // 5, min(n - 1, 10), n_tail))
+    return k, float(heights[k]), float(np.mean(heights[:k]) - heights[k]) if k else 0.0
+
+
+def _tail(heights: FloatArray, expected: float, n_tail: int) -> float:
     """Height that `expected` of the given peaks (sorted, highest first) would pass."""
     n = len(heights)
     if n == 0:
         return float(np.inf)
-    k = int(np.clip(n // 5, min(n - 1, 10), 100))
     if expected >= n:
         return float(np.nextafter(heights[-1], -np.inf))
+    k, start, scale = _fall_off(heights, n_tail)
     if k < 1:
         return float(heights[0])
     if expected > k:
         return float(np.interp(expected, np.arange(1, n + 1), heights))
-    start = heights[k]
-    scale = float(np.mean(heights[:k]) - start)
     return float(start + scale * np.log(k / expected))
+
+
+def _above(heights: FloatArray, score: FloatArray, n_tail: int) -> FloatArray:
+    """How many of the given peaks are expected to pass each score: the inverse of `_tail`."""
+    if len(heights) == 0:
+        return np.zeros(len(score))
+    k, start, scale = _fall_off(heights, n_tail)
+    below = np.interp(-score, -heights, np.arange(1.0, len(heights) + 1))
+    if scale <= 0:
+        return np.where(score > heights[0], 0.0, below)
+    return np.where(score > start, k * np.exp(-(np.maximum(score, start) - start) / scale), below)
 
 
 def _inside(scores: Volume, mask: Volume | None) -> NDArray[np.bool_]:

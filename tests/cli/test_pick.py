@@ -386,3 +386,44 @@ def test_memory_is_unknown_on_some_systems(monkeypatch):
     assert peak_memory_gib() > 0
     monkeypatch.setitem(__import__("sys").modules, "resource", None)
     assert peak_memory_gib() is None
+
+
+def test_picks_again_from_saved_scores(picked, samples, run, tmp_path):
+    """The same parameters give the same table; a lower threshold more, and nothing is searched."""
+    tomogram = tomograms(samples)
+    again = ("--config", picked / "knot_000.run.toml", "--from-scores", picked)
+    assert run(*tomogram, "-o", tmp_path / "same", *again)[0] == 0
+    assert content(tmp_path / "same")["knot_000.star"] == content(picked)["knot_000.star"]
+    assert run(*tomogram, "-o", tmp_path / "more", *again, "--threshold", 0.01)[0] == 0
+    n = [
+        len(read_table(folder / "knot_000.star").particles)
+        for folder in (picked, tmp_path / "more")
+    ]
+    assert n[1] > n[0]
+    assert record(tmp_path / "more" / "knot_000.star")["results"]["seconds"] < 1
+    code, _, said = run(*tomogram, "-o", tmp_path / "none", *KNOT, "--from-scores", tmp_path)
+    assert code in {1, 2}
+    assert "--save-scores" in said
+
+
+def test_several_templates_compete(samples, run, tmp_path):
+    words = ("--template", "builtin:58", "--template", "builtin:4", "--label", "knot,disc")
+    more = ("--symmetry", "D4,C4", "--angular-step", 40)
+    assert run(*tomograms(samples), "-o", tmp_path, *words, *more, "--save-scores")[0] == 0
+    found = read_table(tmp_path / "knot_000.star").particles
+    assert set(found.labels) <= {"knot", "disc"}
+    knots = np.asarray(found.label) == "knot"
+    assert knots.sum() >= 5
+    assert knots.mean() > 0.6
+    assert (tmp_path / "knot_000.disc.scores.mrc").is_file()
+    made = record(tmp_path / "knot_000.star")
+    assert made["parameters"]["template"] == ["builtin:58", "builtin:4"]
+    assert set(made["results"]["threshold"]) == {"knot", "disc"}
+
+
+def test_particles_say_how_sure_they_are(picked):
+    rows = starfile.read(picked / "knot_000.star", always_dict=True)["particles"]
+    assert rows["tomolocFDR"].between(0, 1).all()
+    assert rows["tomolocPValue"].between(0, 1).all()
+    assert (rows["tomolocPValue"].diff().dropna() >= 0).all()
+    assert rows["tomolocFDR"].iloc[0] < 0.1

@@ -140,7 +140,9 @@ def test_low_pass_and_step_set_the_working_spacing(lobes) -> None:
         ({"symmetry": "C"}, "symmetry must be"),
         ({"low_pass": -3}, "low_pass must be positive"),
         ({"false_positives": 0}, "false_positives must be positive"),
-        ({"exhaustive": False}, "exhaustive"),
+        ({"detectability": 1.5}, "detectability"),
+        ({"label": "one,two"}, "label needs one word"),
+        ({"symmetry": "C1,C2"}, "symmetry needs one word"),
     ],
 )
 def test_bad_parameters(lobes, change: dict, message: str) -> None:

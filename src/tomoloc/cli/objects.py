@@ -122,10 +122,17 @@ def read_objects(
     return objects, inputs
 
 
-def _read_template(name: str, words: Mapping[str, Any], _: Given) -> Structure | Volume:
+def _read_templates(
+    name: str, words: Mapping[str, Any], _: Given
+) -> Structure | Volume | tuple[Structure | Volume, ...]:
+    option = f"--{name.replace('_', '-')}"
+    found = tuple(_read_template(source, option) for source in words[name])
+    return found if len(found) > 1 else found[0]
+
+
+def _read_template(source: str, option: str) -> Structure | Volume:
     from tomoloc.io.structures import read_structure
 
-    source, option = words[name], f"--{name.replace('_', '-')}"
     if source.startswith("builtin:"):
         from tomoloc.simulate.structures import make_complex
 
@@ -200,7 +207,11 @@ def _describe_targets(targets: Targets, words: Mapping[str, Any]) -> dict[str, A
 
 
 READERS = (
-    Reader(types=(Structure, Volume), hint=str, read=_read_template),
+    Reader(
+        types=(Structure, Volume),
+        hint=Annotated[list[str], Parameter(negative="")],
+        read=_read_templates,
+    ),
     Reader(
         types=(StoredModel,),
         hint=str,

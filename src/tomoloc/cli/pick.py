@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import sys
 import time
 import types
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import MISSING, asdict, dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from cyclopts import App, Parameter
 from tomoloc import __version__
 from tomoloc.cli.objects import Given, find_reader, is_file_word, read_objects
 from tomoloc.cli.runs import is_done, name_outputs, peak_memory_gib, repeat_run, run_each
+from tomoloc.cli.scores import read_scores, score_files
 from tomoloc.io.atomic import check_writable, writing
 from tomoloc.io.checks import check_tomogram
 from tomoloc.io.star import check_text
@@ -67,7 +67,10 @@ class PickOptions:
     max_particles
         Keep this many of each label.
     save_scores
-        Also write the score maps.
+        Also write the score maps and, where the method gives poses, those of all voxels.
+    from_scores
+        Folder of an earlier run with --save-scores: pick again from its score maps, with another
+        threshold, distance, mask or number of false positives, without a new search.
     overwrite
         Replace tables that were made with other parameters.
     config
@@ -84,6 +87,7 @@ class PickOptions:
     min_distance: float | None = None
     max_particles: int | None = None
     save_scores: Flag = False
+    from_scores: Path | None = None
     overwrite: Flag = False
     config: Path | None = None
 
@@ -228,6 +232,9 @@ class _Run:
             return table
         start = time.perf_counter()
         tomogram, mask = _read(path, name, common)
+        scores = None
+        if common.from_scores is not None:
+            scores = read_scores(common.from_scores / f"{name}.star", method=self.method)
         picks = pick_particles(
             tomogram,
             self.picker,
@@ -236,6 +243,7 @@ class _Run:
             min_distance=common.min_distance,
             max_particles=common.max_particles,
             mask=mask,
+            scores=scores,
         )
         results = {
             "threshold": _threshold(picks),
@@ -254,6 +262,8 @@ class _Run:
             "inputs": source | _inputs(tomogram, picks.contrast),
             "results": results,
         }
+        if common.save_scores:
+            record["scores"] = {"labels": list(picks.scores.labels)}
         _write(picks, record, tomogram, table=table, save_scores=common.save_scores)
         thresholds = ", ".join(dict.fromkeys(f"{value:.4g}" for value in picks.threshold))
         message = "%s: %d particles above %s in %.1f s"
@@ -293,7 +303,6 @@ def _write(
     import tomli_w
 
     from tomoloc.io.tables import Frame, write_particles
-    from tomoloc.io.tomograms import write_volume
 
     frame = Frame(tomogram.name, tomogram.shape, tomogram.voxel_spacing)
     # Tables count from the centre of the tomogram's first voxel.
@@ -302,28 +311,9 @@ def _write(
     with writing(table.with_suffix(".run.toml")) as draft, ExitStack() as drafts:
         draft.write_text(tomli_w.dumps(record), "utf-8")
         write_particles(particles, drafts.enter_context(writing(table)), frames={frame.name: frame})
-        files = _score_files(table, scores.labels) if save_scores else []
-        for channel, file in enumerate(files):
-            write_volume(
-                Volume(
-                    data=scores.data[channel],
-                    voxel_spacing=scores.voxel_spacing,
-                    origin=scores.origin,
-                ),
-                drafts.enter_context(writing(file)),
-            )
-
-
-def _score_files(table: Path, labels: Sequence[str]) -> list[Path]:
-    """Name the score maps after their labels, without what no file's name may have."""
-    if len(labels) == 1:
-        return [table.with_name(f"{table.stem}.scores.mrc")]
-    plain = [re.sub(r'[\\/:*?"<>|]', "_", label) for label in labels]
-    numbered = [
-        f"{name}_{number}" if plain.count(name) > 1 else name
-        for number, name in enumerate(plain, start=1)
-    ]
-    return [table.with_name(f"{table.stem}.{name}.scores.mrc") for name in numbered]
+        if save_scores:
+            for file, write in score_files(table, scores).items():
+                write(drafts.enter_context(writing(file)))
 
 
 def _tilt_series(path: Path, common: PickOptions) -> TiltSeries | None:
@@ -350,13 +340,19 @@ def _parameters(values: Mapping[str, Any], *, files: Collection[str]) -> dict[st
     for name, value in values.items():
         if value is None or name in {"overwrite", "config", "output"}:
             continue
-        if isinstance(value, Path) or (name in files and is_file_word(value)):
-            found[name] = str(Path(value).resolve())
-        elif isinstance(value, list | tuple):
-            found[name] = [str(v.resolve()) if isinstance(v, Path) else v for v in value]
+        if isinstance(value, list | tuple):
+            found[name] = [_portable(word, may_be_file=name in files) for word in value]
+            if name in files and len(value) == 1:
+                found[name] = found[name][0]
         else:
-            found[name] = value
+            found[name] = _portable(value, may_be_file=name in files)
     return found
+
+
+def _portable(value: Any, *, may_be_file: bool) -> Any:
+    if isinstance(value, Path) or (may_be_file and is_file_word(value)):
+        return str(Path(value).resolve())
+    return value
 
 
 def _threshold(picks: Picks) -> float | dict[str, float]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numba import njit, prange
 from numpy.typing import NDArray
 from scipy import fft
 from scipy.spatial.transform import Rotation
@@ -15,7 +16,15 @@ from tomoloc.progress import progress
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OVERSAMPLING", "RotatedReference", "correlate", "spherical_mask"]
+__all__ = [
+    "OVERSAMPLING",
+    "RotatedReference",
+    "correlate",
+    "correlate_kernel",
+    "forward",
+    "spherical_mask",
+    "turn_density",
+]
 
 OVERSAMPLING = 2
 """References are sampled this much finer than the tomogram, so that turning them loses little."""
@@ -61,7 +70,7 @@ class RotatedReference:
     mask: NDArray[np.float32]
 
     def kernels(self, rotations: Rotation, device: str) -> torch.Tensor:
-        """Turn, filter and normalise the reference.
+        """Turn, filter, normalise and mask the reference.
 
         Parameters
         ----------
@@ -77,21 +86,32 @@ class RotatedReference:
         """
         import torch
 
+        return self.profiles(rotations, device) * torch.as_tensor(self.mask, device=device)
+
+    def profiles(self, rotations: Rotation, device: str) -> torch.Tensor:
+        """Turn, filter and normalise the reference: mean 0 and deviation 1 under the mask.
+
+        Parameters
+        ----------
+        rotations : Rotation of length b
+            Reference to tomogram.
+        device : str
+
+        Returns
+        -------
+        Tensor, shape (b, n, n, n)
+        """
+        import torch
+
         size = self.mask.shape[0]
-        density = torch.as_tensor(self.density, device=device)
         mask = torch.as_tensor(self.mask, device=device)
-        # grid_sample wants -1 and 1 at the centres of the first and last voxels, order xyz.
-        axis = (torch.arange(size, device=device, dtype=torch.float32) - size // 2) * (
-            2 * OVERSAMPLING / (density.shape[0] - 1)
-        )
-        z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-        places = torch.stack([x, y, z], dim=-1)
-        # A tomogram place p shows the reference at R^-1 p; for row vectors that is p R.
-        matrices = torch.as_tensor(rotations.as_matrix().astype(np.float32), device=device)
-        grids = torch.einsum("zyxi,bij->bzyxj", places, matrices)
-        turned = torch.nn.functional.grid_sample(
-            density.expand(len(matrices), 1, *density.shape), grids, align_corners=True
-        )[:, 0]
+        matrices = rotations.as_matrix().astype(np.float32)
+        if device == "cpu":
+            places = np.indices(self.mask.shape).reshape(3, -1).T - size // 2
+            turned = torch.from_numpy(turn_density(self.density, matrices, places))
+            turned = turned.reshape(-1, *self.mask.shape)
+        else:
+            turned = self._turn_by_torch(torch.as_tensor(matrices, device=device))
         weights = torch.as_tensor(self.weights, device=device)
         filtered = torch.fft.irfftn(
             torch.fft.rfftn(turned, dim=(1, 2, 3)) * weights, s=(size,) * 3, dim=(1, 2, 3)
@@ -99,7 +119,25 @@ class RotatedReference:
         mean = (filtered * mask).sum(dim=(1, 2, 3), keepdim=True)
         centred = filtered - mean
         variance = (centred**2 * mask).sum(dim=(1, 2, 3), keepdim=True)
-        return centred * mask / variance.clamp_min(1e-30).sqrt()
+        return centred / variance.clamp_min(1e-30).sqrt()
+
+    def _turn_by_torch(self, matrices: torch.Tensor) -> torch.Tensor:
+        """Do what `turn_density` does at all voxels of the box."""
+        import torch
+
+        size, device = self.mask.shape[0], matrices.device
+        density = torch.as_tensor(self.density, device=device)
+        # grid_sample wants -1 and 1 at the centres of the first and last voxels, order xyz.
+        axis = (torch.arange(size, device=device, dtype=torch.float32) - size // 2) * (
+            2 * OVERSAMPLING / (density.shape[0] - 1)
+        )
+        z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+        places = torch.stack([x, y, z], dim=-1)
+        # A tomogram place p shows the reference at R^-1 p; for row vectors that is p R.
+        grids = torch.einsum("zyxi,bij->bzyxj", places, matrices)
+        return torch.nn.functional.grid_sample(
+            density.expand(len(matrices), 1, *density.shape), grids, align_corners=True
+        )[:, 0]
 
 
 def correlate(
@@ -145,7 +183,7 @@ def correlate(
     data = data - data.mean()
     # The zeros added on one side serve the other too, as the transform is periodic.
     padded = tuple(fft.next_fast_len(n + half, real=True) for n in shape)
-    spectrum = _spectrum(data, padded, half)
+    spectrum = forward(data, padded)
     deviation = _local_deviation(data, torch.as_tensor(mask, device=device), padded)
 
     best = [torch.full(shape, -torch.inf, device=device) for _ in references]
@@ -155,7 +193,7 @@ def correlate(
         batch = rotations[start : start + _BATCH]
         for reference, scores, where in zip(references, best, index, strict=True):
             for i, kernel in enumerate(reference.kernels(batch, device)):
-                product = _correlation(spectrum, kernel, padded, shape)
+                product = correlate_kernel(spectrum, kernel, padded, shape)
                 better = product > scores
                 torch.maximum(scores, product, out=scores)
                 where.masked_fill_(better, start + i)
@@ -165,41 +203,30 @@ def correlate(
     ]
 
 
-def _correlation(
+def correlate_kernel(
     spectrum: torch.Tensor, kernel: torch.Tensor, padded: tuple[int, ...], shape: tuple[int, ...]
 ) -> torch.Tensor:
-    """Correlate what `_spectrum` gives with a kernel; keep the unpadded part."""
+    """Correlate what `forward` gives with a kernel; keep the unpadded part.
+
+    Kernels count from a corner, places from the middle, half a kernel later.
+    """
     # Turning the small kernel around in space spares conjugating its large transform.
-    reversed_kernel = kernel.flip((0, 1, 2))
-    return _backward(_forward(reversed_kernel, padded).mul_(spectrum), padded, shape)
+    product = forward(kernel.flip((0, 1, 2)), padded).mul_(spectrum)
+    return _backward(product, padded, shape, start=kernel.shape[0] // 2)
 
 
 def _local_deviation(
     data: torch.Tensor, mask: torch.Tensor, padded: tuple[int, ...]
 ) -> torch.Tensor:
     """Mask-weighted standard deviation around each voxel; empty regions get a floor."""
-    shape, half = tuple(data.shape), mask.shape[0] // 2
-    mean = _correlation(_spectrum(data, padded, half), mask, padded, shape)
-    square = _correlation(_spectrum(data**2, padded, half), mask, padded, shape)
+    shape = tuple(data.shape)
+    mean = correlate_kernel(forward(data, padded), mask, padded, shape)
+    square = correlate_kernel(forward(data**2, padded), mask, padded, shape)
     deviation = (square - mean**2).clamp_min(0).sqrt()
     return deviation.clamp_min(max(0.1 * float(deviation.median()), 1e-20))
 
 
-def _spectrum(data: torch.Tensor, padded: tuple[int, ...], half: int) -> torch.Tensor:
-    """Transform data moved back by `half`: kernels count from a corner, places from the middle."""
-    import torch
-
-    spectrum = _forward(data, padded)
-    for axis, n in enumerate(padded):
-        frequency = fft.rfftfreq(n) if axis == 2 else fft.fftfreq(n)
-        ramp = np.exp(2j * np.pi * half * frequency).astype(np.complex64)
-        place = [1, 1, 1]
-        place[axis] = -1
-        spectrum *= torch.as_tensor(ramp.reshape(place), device=data.device)
-    return spectrum
-
-
-def _forward(data: torch.Tensor, padded: tuple[int, ...]) -> torch.Tensor:
+def forward(data: torch.Tensor, padded: tuple[int, ...]) -> torch.Tensor:
     """Real-to-complex transform with zero padding, one axis at a time so that zeros cost little."""
     import torch
 
@@ -211,13 +238,63 @@ def _forward(data: torch.Tensor, padded: tuple[int, ...]) -> torch.Tensor:
 
 
 def _backward(
-    product: torch.Tensor, padded: tuple[int, ...], shape: tuple[int, ...]
+    product: torch.Tensor, padded: tuple[int, ...], shape: tuple[int, ...], *, start: int = 0
 ) -> torch.Tensor:
-    """Inverse of `_forward`, cut back to `shape` axis by axis."""
+    """Inverse of `forward`, cut back axis by axis to `shape` from voxel `start` of each axis."""
     import torch
 
+    z, y, x = (slice(start, start + n) for n in shape)
     if product.is_cuda:
-        return torch.fft.irfftn(product, s=padded)[: shape[0], : shape[1], : shape[2]]
-    out = fft.ifft(product.numpy(), axis=0, workers=-1, overwrite_x=True)[: shape[0]]
-    out = fft.ifft(out, axis=1, workers=-1, overwrite_x=True)[:, : shape[1]]
-    return torch.from_numpy(fft.irfft(out, padded[2], axis=2, workers=-1)[:, :, : shape[2]])
+        return torch.fft.irfftn(product, s=padded)[z, y, x]
+    out = fft.ifft(product.numpy(), axis=0, workers=-1, overwrite_x=True)[z]
+    out = fft.ifft(out, axis=1, workers=-1, overwrite_x=True)[:, y]
+    return torch.from_numpy(fft.irfft(out, padded[2], axis=2, workers=-1)[:, :, x])
+
+
+@njit(cache=True, nogil=True, parallel=True, fastmath=True)
+def turn_density(
+    density: NDArray[np.float32], matrices: NDArray[np.float32], near: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    """Turn a reference and read it at places of the tomogram's grid, by trilinear interpolation.
+
+    Parameters
+    ----------
+    density : ndarray, shape (m, m, m)
+        See `RotatedReference`.
+    matrices : ndarray, shape (b, 3, 3)
+        Rotations xyz, reference to tomogram.
+    near : ndarray of int, shape (v, 3)
+        Voxels zyx, counted from the middle.
+
+    Returns
+    -------
+    ndarray, shape (b, v)
+    """
+    n = density.shape[0]
+    flat = density.ravel()
+    row, plane = np.uintp(n), np.uintp(n * n)
+    one = np.uintp(1)
+    middle, last = np.float32(n // 2), np.float32(n - 1)
+    places = near.astype(np.float32) * np.float32(OVERSAMPLING)
+    out = np.zeros((len(matrices), len(near)), np.float32)
+    for i in prange(len(matrices)):
+        m = matrices[i]
+        for j in range(len(places)):
+            pz, py, px = places[j, 0], places[j, 1], places[j, 2]
+            # A tomogram place p shows the reference at R^-1 p.
+            x = px * m[0, 0] + py * m[1, 0] + pz * m[2, 0] + middle
+            y = px * m[0, 1] + py * m[1, 1] + pz * m[2, 1] + middle
+            z = px * m[0, 2] + py * m[1, 2] + pz * m[2, 2] + middle
+            if min(x, min(y, z)) < 0 or max(x, max(y, z)) >= last:
+                continue
+            k, r, c = np.uintp(z), np.uintp(y), np.uintp(x)
+            fz, fy, fx = z - np.float32(k), y - np.float32(r), x - np.float32(c)
+            a = k * plane + r * row + c
+            b = a + row
+            front = flat[a] + fx * (flat[a + one] - flat[a])
+            front += fy * (flat[b] + fx * (flat[b + one] - flat[b]) - front)
+            a, b = a + plane, b + plane
+            back = flat[a] + fx * (flat[a + one] - flat[a])
+            back += fy * (flat[b] + fx * (flat[b + one] - flat[b]) - back)
+            out[i, j] = front + fz * (back - front)
+    return out

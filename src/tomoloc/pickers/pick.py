@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,7 +14,7 @@ from tomoloc.physics.contrast import ContrastSign, brighten, detect_contrast
 from tomoloc.physics.filters import rescale
 from tomoloc.types import FloatArray, Particles, ScoreMap, Tomogram, Volume
 
-__all__ = ["Picker", "Picks", "choose_contrast", "pick"]
+__all__ = ["Assessor", "Picker", "Picks", "choose_contrast", "pick"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,21 @@ class Picker(Protocol):
         self, scores: ScoreMap, *, min_distance: ArrayLike, mask: Volume | None = None
     ) -> FloatArray:
         """Set a threshold for each label without knowing the truth."""
+
+
+@runtime_checkable
+class Assessor(Protocol):
+    """What a picker may provide besides: a second look at the particles found."""
+
+    def assess(
+        self,
+        particles: Particles,
+        scores: ScoreMap,
+        *,
+        min_distance: float,
+        mask: Volume | None = None,
+    ) -> Particles:
+        """Add columns, or leave particles out."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -67,6 +82,7 @@ def pick(
     min_distance: float | None = None,
     max_particles: int | None = None,
     mask: Volume | None = None,
+    scores: ScoreMap | None = None,
 ) -> Picks:
     """Find particles in a tomogram.
 
@@ -85,6 +101,8 @@ def pick(
         Keep this many of each label.
     mask : Volume, data shape (z, y, x), optional
         Particles lie where this is not zero; on the tomogram's grid.
+    scores : ScoreMap, optional
+        Of an earlier run of the same picker on the same tomogram, to be used again.
 
     Returns
     -------
@@ -108,12 +126,13 @@ def pick(
             f" ({sides} Å): check --voxel-spacing and what to look for, or give --diameter"
         )
     sign = choose_contrast(tomogram, contrast)
-    bright = tomogram.with_data(brighten(tomogram.data, contrast=sign))
-    spacing = picker.working_spacing(tomogram.voxel_spacing)
-    if spacing != tomogram.voxel_spacing:
-        logger.info("rescaling from %.4g to %.4g Å voxels", tomogram.voxel_spacing, spacing)
-        bright = rescale(bright, spacing)
-    scores = picker.score(bright)
+    if scores is None:
+        bright = tomogram.with_data(brighten(tomogram.data, contrast=sign))
+        spacing = picker.working_spacing(tomogram.voxel_spacing)
+        if spacing != tomogram.voxel_spacing:
+            logger.info("rescaling from %.4g to %.4g Å voxels", tomogram.voxel_spacing, spacing)
+            bright = rescale(bright, spacing)
+        scores = picker.score(bright)
     region = None
     if mask is not None:
         # Mask files seldom state an origin: a mask of the tomogram's size lies on its grid.
@@ -131,6 +150,8 @@ def pick(
         max_particles=max_particles,
         mask=region,
     )
+    if isinstance(picker, Assessor):
+        particles = picker.assess(particles, scores, min_distance=distance, mask=region)
     thresholds = np.broadcast_to(np.asarray(threshold, dtype=float), (len(scores.labels),))
     return Picks(particles=particles, scores=scores, threshold=thresholds, contrast=sign)
 

@@ -10,8 +10,17 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
+from scipy.spatial.transform import Rotation
 
-from tomoloc.localize import estimate_threshold, find_peaks, separate_scores
+from tomoloc.arrays import sparse_zeros
+from tomoloc.localize import (
+    estimate_threshold,
+    expected_false_peaks,
+    false_discovery_rate,
+    find_peaks,
+    separate_scores,
+    suppress,
+)
 from tomoloc.nn.device import resolve_device
 from tomoloc.physics.filters import (
     band_pass_weights,
@@ -33,7 +42,16 @@ from tomoloc.pickers.correlation import (
     correlate,
     spherical_mask,
 )
-from tomoloc.types import FloatArray, ScoreMap, Structure, Tomogram, Volume
+from tomoloc.pickers.matching import Rivals, search
+from tomoloc.types import (
+    FloatArray,
+    Particles,
+    ScoreMap,
+    Structure,
+    TiltSeries,
+    Tomogram,
+    Volume,
+)
 
 __all__ = ["TemplatePicker"]
 
@@ -46,7 +64,7 @@ _FINEST_WITHOUT_CTF = 30.0
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TemplatePicker:
-    """Find a known structure by exhaustive local correlation in all orientations.
+    """Find a known structure by local correlation in all orientations.
 
     The template is turned, weighted in Fourier space as the tilt series has weighted the
     tomogram (missing wedge, and CTF and dose where they are known), and correlated locally [1]_;
@@ -57,23 +75,32 @@ class TemplatePicker:
     above: `threshold` follows from that without any model of the noise, as target-decoy
     competition does in proteomics [2]_.
 
+    Not every orientation is tried at every voxel. Turned copies of the template span few
+    dimensions; a few dozen correlations tell where the tomogram has energy in them, and all
+    orientations are scored there. `exhaustive` tries all at all voxels.
+
+    Several templates compete: of particles of different labels that overlap, the one that is less
+    likely to be noise stays.
+
     Other molecules may resemble the template more than the decoy. They are told apart only where
     their scores form a group of their own, or by a finer angular step.
 
     Parameters
     ----------
-    template : Structure or Volume
+    template : Structure or Volume, or a tuple of these
         Atoms, or a density map, protein positive. Particles are found where its centre of mass
         lies.
     label : str
-        Of the particles found; the template's name by default.
+        Of the particles found; the template's name by default. Of several templates, separated by
+        commas.
     angular_step : float
         Angle between neighbouring orientations.
     low_pass : float, optional
         Finest resolution used, in angstrom; by default two voxels, but not below 30 Å where the
         tilt series does not state its CTF, as contrast may be inverted beyond.
     symmetry : str
-        Point group of the template: C1, C2, ..., D2, ..., T, O or I, its main axis along z.
+        Point group of the template: C1, C2, ..., D2, ..., T, O or I, its main axis along z. One for
+        all templates, or one each, separated by commas.
     diameter : float, optional
         Of the spherical mask; by default that of the smallest centred ball around the template.
     false_positives : float
@@ -85,8 +112,17 @@ class TemplatePicker:
         Divide out the tomogram's radial power spectrum.
     separate : bool
         Raise the threshold above other structures where scores form two groups.
+    handedness : bool
+        Look for the template's mirror image, too, which competes: where most picks are mirrored,
+        the tomogram's or the template's hand is wrong.
     exhaustive : bool
-        Try all orientations at all voxels, which is the only search there is so far.
+        Try all orientations at all voxels: the reference, hundreds of times slower.
+    detectability : float
+        Of the search that is not exhaustive: what it uses of what makes particles stand out in the
+        background, from 0 to 1.
+    refine : bool
+        Of the search that is not exhaustive: let orientations leave the grid where the template is
+        found.
     device : str
         auto, cpu or cuda.
     seed : int
@@ -100,7 +136,7 @@ class TemplatePicker:
        doi:10.1107/S205979832400295X.
     """
 
-    template: Structure | Volume
+    template: Structure | Volume | tuple[Structure | Volume, ...]
     label: str = ""
     angular_step: float = 15.0
     low_pass: float | None = None
@@ -110,29 +146,46 @@ class TemplatePicker:
     ctf_correction: Literal["none", "flip", "full"] = "none"
     whiten: bool = True
     separate: bool = True
-    exhaustive: bool = True
+    handedness: bool = False
+    exhaustive: bool = False
+    detectability: float = 0.95
+    refine: bool = True
     device: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        symmetry_group(self.symmetry)
+        for name in ("symmetry", "label"):
+            words, n = getattr(self, name).split(","), len(self._templates)
+            if len(words) not in {1, n} or (name == "label" and words != [""] and len(words) != n):
+                raise ValueError(f"{name} needs one word for each of {n} templates; got {words}")
+        for symmetry in self.symmetry.split(","):
+            symmetry_group(symmetry)
         if not 1 <= self.angular_step <= 180:
             raise ValueError(f"angular_step must be from 1 to 180 degrees; got {self.angular_step}")
         for name in ("low_pass", "diameter", "false_positives"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive; got {value}")
-        if not self.exhaustive:
-            raise ValueError("the exhaustive search is the only one so far; leave exhaustive on")
+        if not 0 < self.detectability <= 1:
+            raise ValueError(f"detectability must be from 0 to 1; got {self.detectability}")
 
     @cached_property
     def particle_diameter(self) -> float:
-        """Diameter of the mask in angstrom."""
+        """Diameter of the mask in angstrom, of the smallest of several templates."""
+        return min(self._diameters)
+
+    @property
+    def _templates(self) -> tuple[Structure | Volume, ...]:
+        return self.template if isinstance(self.template, tuple) else (self.template,)
+
+    @cached_property
+    def _diameters(self) -> list[float]:
         if self.diameter is not None:
-            return self.diameter
-        if isinstance(self.template, Structure):
-            return self.template.diameter
-        return _map_diameter(self.template)
+            return [self.diameter] * len(self._templates)
+        return [
+            template.diameter if isinstance(template, Structure) else _map_diameter(template)
+            for template in self._templates
+        ]
 
     def working_spacing(self, voxel_spacing: float) -> float:
         """Return the spacing to search at: no finer than orientations are told apart.
@@ -176,48 +229,107 @@ class TemplatePicker:
             raise ValueError(
                 "template matching needs the tilt angles: give --tilt-range LO HI or --tilt-file"
             )
-        mask_diameter = self.particle_diameter / spacing + 2
-        size = 2 * int(np.ceil(mask_diameter / 2)) + 1 + _ROOM
-        if self.particle_diameter > tomogram.extent.min():
+        if max(self._diameters) > tomogram.extent.min():
             raise ValueError("the template is larger than the tomogram")
         data, filter_of = self._filter(tomogram)
-        frequency = radial_frequency((size,) * 3, spacing)
-        weights = tilt_weights(
-            (size,) * 3,
-            series,
-            voxel_spacing=spacing,
-            ctf=self.ctf_correction != "full",
-            phase_flipped=self.ctf_correction == "flip",
-        )
-        if series.ctf is not None and self.ctf_correction == "none":
-            weights = -weights  # underfocus turns protein dark; the tomogram has been inverted
-        weights = (weights * filter_of(frequency)).astype(np.float32)
-        mask = spherical_mask(size, mask_diameter)
-        density = self._density(spacing / OVERSAMPLING, OVERSAMPLING * size + 1)
-        decoy = _make_decoy(density, symmetry=self.symmetry, seed=self.seed)
-        rotations = sample_rotations(self.angular_step, self.symmetry)
-        (score, index), (rival, _) = correlate(
-            data,
-            [
-                RotatedReference(density, weights, mask),
-                RotatedReference(decoy, weights, mask),
-            ],
-            rotations,
-            device=resolve_device(self.device),
-        )
-        better = score - rival
-        # The more a reference varies with direction, the higher the best of many orientations is
-        # in mere noise: the hollow sphere of ferritin stays below its decoy everywhere.
-        better -= np.median(better)
+        labels, rivals = self._rivals(series, spacing, filter_of)
+        scores, index, turns = (self._try_all if self.exhaustive else self._try_some)(data, rivals)
         return ScoreMap(
-            data=better[None],
+            data=scores,
             voxel_spacing=spacing,
             origin=tomogram.origin,
             name=tomogram.name,
-            labels=(self.label or self.template.name or "template",),
-            rotations=rotations,
-            rotation_index=index[None],
+            labels=tuple(labels),
+            rotations=turns,
+            rotation_index=index,
         )
+
+    def _try_all(
+        self, data: NDArray[np.float32], rivals: list[Rivals]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32], Rotation]:
+        """Scores of shape (label, z, y, x), the numbers of the best rotations, and these."""
+        shape = (len(rivals), *data.shape)
+        scores, index = np.empty(shape, np.float32), np.empty(shape, np.int32)
+        start = 0
+        for number, pair in enumerate(rivals):
+            (score, which), (rival, _) = correlate(
+                data,
+                [pair.template, pair.decoy],
+                pair.rotations,
+                device=resolve_device(self.device),
+            )
+            better = score - rival
+            # The more a reference varies with direction, the higher the best of many orientations
+            # is in mere noise: the hollow sphere of ferritin stays below its decoy everywhere.
+            scores[number] = better - np.median(better)
+            index[number] = which + start
+            start += len(pair.rotations)
+        return scores, index, Rotation.concatenate([pair.rotations for pair in rivals])
+
+    def _try_some(
+        self, data: NDArray[np.float32], rivals: list[Rivals]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32], Rotation]:
+        """Do the same by the compressed search; 0 where neither template nor decoy can be."""
+        shape = (len(rivals), *data.shape)
+        scores, index = sparse_zeros(shape, np.float32), sparse_zeros(shape, np.int32)
+        hits = search(
+            data,
+            rivals,
+            angular_step=self.angular_step,
+            detectability=self.detectability,
+            refine=self.refine,
+            device=resolve_device(self.device),
+            seed=self.seed,
+        )
+        start = 0
+        for number, found in enumerate(hits):
+            place = (number, *found.voxel.T)
+            scores[place] = found.score
+            index[place] = start + np.arange(len(found.score))
+            start += len(found.score)
+        return scores, index, Rotation.concatenate([found.rotation for found in hits])
+
+    def _rivals(
+        self,
+        series: TiltSeries,
+        spacing: float,
+        filter_of: Callable[[FloatArray], FloatArray],
+    ) -> tuple[list[str], list[Rivals]]:
+        """Labels, and templates and decoys as the tilt series shows them."""
+        n = len(self._templates)
+        symmetries = self.symmetry.split(",") * (n if "," not in self.symmetry else 1)
+        names = self.label.split(",") if self.label else [t.name for t in self._templates]
+        labels, rivals = [], []
+        for number, template in enumerate(self._templates):
+            diameter = self._diameters[number] / spacing
+            size = 2 * int(np.ceil((diameter + 2) / 2)) + 1 + _ROOM
+            frequency = radial_frequency((size,) * 3, spacing)
+            weights = tilt_weights(
+                (size,) * 3,
+                series,
+                voxel_spacing=spacing,
+                ctf=self.ctf_correction != "full",
+                phase_flipped=self.ctf_correction == "flip",
+            )
+            if series.ctf is not None and self.ctf_correction == "none":
+                weights = -weights  # underfocus turns protein dark; the tomogram has been inverted
+            weights = (weights * filter_of(frequency)).astype(np.float32)
+            mask = spherical_mask(size, diameter + 2)
+            density = _sample_density(template, spacing / OVERSAMPLING, OVERSAMPLING * size + 1)
+            label = names[number] or (f"template_{number + 1}" if n > 1 else "template")
+            for mirrored in (False, True)[: 1 + self.handedness]:
+                shown = np.ascontiguousarray(density[::-1]) if mirrored else density
+                decoy = _make_decoy(shown, symmetry=symmetries[number], seed=self.seed)
+                labels.append(f"{label}-mirrored" if mirrored else label)
+                rivals.append(
+                    Rivals(
+                        template=RotatedReference(shown, weights, mask),
+                        decoy=RotatedReference(decoy, weights, mask),
+                        rotations=sample_rotations(self.angular_step, symmetries[number]),
+                        diameter=diameter,
+                    )
+                )
+        return labels, rivals
 
     def threshold(
         self, scores: ScoreMap, *, min_distance: float, mask: Volume | None = None
@@ -241,14 +353,70 @@ class TemplatePicker:
         -------
         ndarray, shape (label,)
         """
-        null = replace(scores, data=-scores.data)
         noise = estimate_threshold(
-            null, false_positives=self.false_positives, min_distance=min_distance, mask=mask
+            _null(scores),
+            false_positives=self.false_positives,
+            min_distance=min_distance,
+            mask=mask,
+            n_tail=self._n_tail,
         )
         if not self.separate:
             return noise
         peaks = find_peaks(scores, threshold=noise, min_distance=min_distance, mask=mask)
-        return np.array([separate_scores(np.asarray(peaks.score), lower=float(noise[0]))])
+        label, score = np.asarray(peaks.label), np.asarray(peaks.score)
+        return np.array(
+            [
+                separate_scores(score[label == name], lower=float(lower))
+                for name, lower in zip(scores.labels, noise, strict=True)
+            ]
+        )
+
+    def assess(
+        self,
+        particles: Particles,
+        scores: ScoreMap,
+        *,
+        min_distance: float,
+        mask: Volume | None = None,
+    ) -> Particles:
+        """Let particles of different labels compete, and say how sure each of them is.
+
+        Parameters
+        ----------
+        particles : Particles
+            Peaks of `scores`.
+        scores : ScoreMap
+            From `score`.
+        min_distance : float
+            That the peaks were found with, in angstrom; labels compete within it.
+        mask : Volume, data shape (z, y, x), optional
+            Where peaks count.
+
+        Returns
+        -------
+        Particles
+            With two extra columns: `tomolocPValue`, the chance that noise has a peak as high
+            anywhere in the mask, and `tomolocFDR`, the part of noise to be expected among the
+            particles of the label that score as high or higher.
+        """
+        expected = expected_false_peaks(
+            particles, null=_null(scores), min_distance=min_distance, mask=mask, n_tail=self._n_tail
+        )
+        kept = np.arange(len(particles))
+        if len(scores.labels) > 1:
+            kept = suppress(
+                particles.position, -np.log(expected + 1e-300), min_distance=min_distance
+            )
+        found = particles[np.sort(kept)]
+        expected = expected[np.sort(kept)]
+        rate = false_discovery_rate(np.asarray(found.label), expected)
+        columns = {"tomolocPValue": -np.expm1(-expected), "tomolocFDR": rate}
+        return replace(found, extra={**found.extra, **columns})
+
+    @property
+    def _n_tail(self) -> int:
+        """Noise peaks whose heights are known well: of the compressed search only the highest."""
+        return 100 if self.exhaustive else 25
 
     def _filter(self, tomogram: Tomogram) -> tuple[FloatArray, Callable[[FloatArray], FloatArray]]:
         """Whiten and band-limit a tomogram; also return the filter as a function of frequency."""
@@ -272,26 +440,32 @@ class TemplatePicker:
         spectrum[0, 0, 0] = 0
         return fft.irfftn(spectrum, s=tomogram.shape, workers=-1), weights
 
-    def _density(self, spacing: float, size: int) -> NDArray[np.float32]:
-        """Sample the template on a cube of odd size, its centre in the middle."""
-        if isinstance(self.template, Structure):
-            box = max(size, int(self.template.diameter / spacing) + 6)
-            box += 1 - box % 2
-            volume = make_potential(
-                self.template,
-                voxel_spacing=spacing,
-                shape=(box, box, box),
-                low_pass=2 * OVERSAMPLING * spacing,
-            )
-            start = (box - size) // 2
-            return volume.crop((start,) * 3, (start + size,) * 3).data
-        template = normalize_map(self.template)
-        center = mass_center(template)
-        volume = rescale(template, spacing)
-        offset = (np.arange(size) - size // 2) * spacing
-        axes = [volume.to_index(center + offset[:, None])[:, axis] for axis in range(3)]
-        grid = np.meshgrid(*axes, indexing="ij")
-        return ndimage.map_coordinates(volume.data, grid, order=3, mode="constant")
+
+def _null(scores: ScoreMap) -> ScoreMap:
+    """Scores of noise: in noise, the decoy is as often better as the template is."""
+    return replace(scores, data=-scores.data)
+
+
+def _sample_density(template: Structure | Volume, spacing: float, size: int) -> NDArray[np.float32]:
+    """Sample a template on a cube of odd size, its centre in the middle."""
+    if isinstance(template, Structure):
+        box = max(size, int(template.diameter / spacing) + 6)
+        box += 1 - box % 2
+        volume = make_potential(
+            template,
+            voxel_spacing=spacing,
+            shape=(box, box, box),
+            low_pass=2 * OVERSAMPLING * spacing,
+        )
+        start = (box - size) // 2
+        return volume.crop((start,) * 3, (start + size,) * 3).data
+    density = normalize_map(template)
+    center = mass_center(density)
+    volume = rescale(density, spacing)
+    offset = (np.arange(size) - size // 2) * spacing
+    axes = [volume.to_index(center + offset[:, None])[:, axis] for axis in range(3)]
+    grid = np.meshgrid(*axes, indexing="ij")
+    return ndimage.map_coordinates(volume.data, grid, order=3, mode="constant")
 
 
 def _map_diameter(volume: Volume) -> float:

@@ -1,0 +1,257 @@
+"""Template against decoy: at all voxels, or only where one of them may be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from tomoloc.pickers.compressed import energy_peaks, search_components
+from tomoloc.pickers.correlation import RotatedReference
+from tomoloc.pickers.poses import Basis, best_poses, make_basis, refine_poses
+
+__all__ = ["Hits", "Rivals", "search"]
+
+Array = NDArray[np.float32]
+
+_SAMPLED = 2000
+"""Orientations that a basis is made from."""
+_COMPONENTS = 512
+_ENERGY = 0.995
+_PER_VOLUME = 4.0
+_LOOK_AROUND = 8
+_NEAR_BEST = 0.8
+_BACKGROUND = 2048
+_KEEP = 3
+_BLOCK = 256
+_FOR_POSES = 160
+_NEIGHBOURS = np.array(list(product((-1, 0, 1), repeat=3)))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Rivals:
+    """A template, its decoy, and the orientations to try.
+
+    Parameters
+    ----------
+    template, decoy : RotatedReference
+        With the same mask.
+    rotations : Rotation
+        Reference to tomogram.
+    diameter : float
+        Of a particle, in voxels.
+    """
+
+    template: RotatedReference
+    decoy: RotatedReference
+    rotations: Rotation
+    diameter: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Hits:
+    """Voxels at which a template and its decoy have been tried in all orientations.
+
+    Parameters
+    ----------
+    voxel : ndarray of int, shape (n, 3)
+        zyx; no two are the same.
+    score : ndarray, shape (n,)
+        Best correlation with the template less that with the decoy, less the median of this
+        difference in the whole tomogram.
+    rotation : Rotation of length n
+        Of the template.
+    """
+
+    voxel: NDArray[np.intp]
+    score: Array
+    rotation: Rotation
+
+
+def search(
+    data: Array,
+    rivals: list[Rivals],
+    *,
+    angular_step: float,
+    refine: bool,
+    detectability: float,
+    device: str = "cpu",
+    seed: int = 0,
+) -> list[Hits]:
+    """Find where a template or its decoy is, and which of them it is.
+
+    Parameters
+    ----------
+    data : ndarray, shape (z, y, x)
+        Filtered like the references, of mean zero.
+    rivals : list of Rivals
+        They share the tomogram's Fourier transform.
+    angular_step : float
+        Between neighbouring orientations.
+    refine : bool
+        Let the template's orientations leave the grid where it is found. Scores stay those of the
+        grid, so that template and decoy have the same choice.
+    detectability : float
+        See `search_components`.
+    device : str
+    seed : int
+        Chooses the voxels that stand for the background.
+
+    Returns
+    -------
+    list of Hits
+    """
+    bases = [
+        _basis(reference, pair.rotations, device)
+        for pair in rivals
+        for reference in (pair.template, pair.decoy)
+    ]
+    short = [b.first(search_components(b.variance, detectability=detectability)) for b in bases]
+    counts = [int(_PER_VOLUME * data.size / pair.diameter**3) + 100 for pair in rivals]
+    peaks = energy_peaks(
+        data,
+        short,
+        counts=np.repeat(counts, 2).tolist(),
+        reach=[1] * len(bases),
+        device=device,
+    )
+    rng = np.random.default_rng(seed)
+    background = np.stack([rng.integers(0, n, _BACKGROUND) for n in data.shape], axis=1)
+    return [
+        _decide(data, pair, bases[2 * i : 2 * i + 2], peaks[2 * i : 2 * i + 2], background,
+                angular_step=angular_step, refine=refine)
+        for i, pair in enumerate(rivals)
+    ]  # fmt: skip
+
+
+def _decide(
+    data: Array,
+    pair: Rivals,
+    bases: Sequence[Basis],
+    peaks: Sequence[NDArray[np.intp]],
+    background: NDArray[np.intp],
+    *,
+    angular_step: float,
+    refine: bool,
+) -> Hits:
+    """Let template and decoy compete at peaks of the energy of either, and around the best."""
+    # One voxel of the background: an empty tomogram has no peaks.
+    first = np.unique(np.concatenate([*peaks, background[:1]]), axis=0)
+    duel = _Duel.at(np.concatenate([first, background]), data, pair, bases)
+    median = np.median(duel.score[len(first) :])
+    duel = duel[: len(first)]
+    order = np.argsort(duel.score, kind="stable")
+    n = -(-len(order) // (2 * _LOOK_AROUND))
+    sides = [order[-n:], order[:n]]
+    around = [_around(data, bases[i], pair, duel, side, i) for i, side in enumerate(sides)]
+    further = np.unique(np.concatenate(around), axis=0)
+    known = _number(first, data.shape)
+    further = further[~np.isin(_number(further, data.shape), known)]
+    duel = duel.join(_Duel.at(further, data, pair, bases))
+    shape = data.shape
+    best = [_best_nearby(duel, sides[0], shape), _best_nearby(duel, sides[1], shape, sign=-1)]
+    duel = duel.measured(np.union1d(*best), data, pair, bases)
+    rotation = pair.rotations[duel.poses[0][:, 0]].as_quat()
+    if refine:
+        rows = best[0]
+        rotation[rows] = refine_poses(
+            bases[0].first(_FOR_POSES),
+            bases[0].first(_FOR_POSES).windows(data, duel.voxel[rows]),
+            Rotation.from_quat(rotation[rows]),
+            step=angular_step / 2,
+        ).as_quat()
+    return Hits(voxel=duel.voxel, score=duel.score - median, rotation=Rotation.from_quat(rotation))
+
+
+@dataclass(frozen=True, eq=False)
+class _Duel:
+    """Voxels, template's score less decoy's, and the best few orientations of both."""
+
+    voxel: NDArray[np.intp]
+    score: Array
+    poses: tuple[NDArray[np.intp], NDArray[np.intp]]
+
+    @classmethod
+    def at(
+        cls, voxel: NDArray[np.intp], data: Array, pair: Rivals, bases: Sequence[Basis]
+    ) -> _Duel:
+        first, second = (
+            best_poses(basis, basis.windows(data, voxel), pair.rotations, keep=_KEEP)
+            for basis in bases
+        )
+        return cls(voxel, first.score[:, 0] - second.score[:, 0], (first.index, second.index))
+
+    def __getitem__(self, rows: slice) -> _Duel:
+        return _Duel(self.voxel[rows], self.score[rows], (self.poses[0][rows], self.poses[1][rows]))
+
+    def measured(
+        self, rows: NDArray[np.intp], data: Array, pair: Rivals, bases: Sequence[Basis]
+    ) -> _Duel:
+        """Choose anew among the best orientations at some rows, by exact correlations."""
+        score, poses = self.score.copy(), [p.copy() for p in self.poses]
+        everyone = np.arange(len(rows))
+        for own, basis, sign in zip(poses, bases, (1, -1), strict=True):
+            chosen = own[rows]
+            exact = basis.exact(data, self.voxel[rows], pair.rotations[chosen.ravel()])
+            best = exact.argmax(axis=1)
+            own[rows, 0] = chosen[everyone, best]
+            score[rows] = exact[everyone, best] if sign > 0 else score[rows] - exact[everyone, best]
+        return _Duel(self.voxel, score, (poses[0], poses[1]))
+
+    def join(self, other: _Duel) -> _Duel:
+        poses = [np.concatenate(both) for both in zip(self.poses, other.poses, strict=True)]
+        return _Duel(
+            np.concatenate([self.voxel, other.voxel]),
+            np.concatenate([self.score, other.score]),
+            (poses[0], poses[1]),
+        )
+
+
+def _around(
+    data: Array,
+    basis: Basis,
+    pair: Rivals,
+    duel: _Duel,
+    rows: NDArray[np.intp],
+    side: int,
+) -> NDArray[np.intp]:
+    """Neighbours at which the poses of the chosen rows correlate nearly as well as anywhere."""
+    found = [np.zeros((0, 3), dtype=np.intp)]
+    for start in range(0, len(rows), _BLOCK):
+        chosen = rows[start : start + _BLOCK]
+        places = np.clip(duel.voxel[chosen, None] + _NEIGHBOURS, 0, np.array(data.shape) - 1)
+        windows = basis.windows(data, places.reshape(-1, 3)).reshape(len(chosen), 27, -1)
+        poses = duel.poses[side][chosen]
+        copies = basis.copies(pair.rotations[poses.ravel()]).reshape(*poses.shape, -1)
+        score = np.einsum("nvk,npk->nvp", windows, copies, optimize=True).max(axis=2)
+        found.append(places[score >= _NEAR_BEST * score.max(axis=1, keepdims=True)])
+    return np.concatenate(found)
+
+
+def _number(voxel: NDArray[np.intp], shape: tuple[int, ...]) -> NDArray[np.intp]:
+    return np.asarray(np.ravel_multi_index(tuple(voxel.T), shape))
+
+
+def _best_nearby(
+    duel: _Duel, rows: NDArray[np.intp], shape: tuple[int, ...], *, sign: int = 1
+) -> NDArray[np.intp]:
+    """Rows with the highest (or lowest) score in the neighbourhood of each of the given rows."""
+    numbers = _number(duel.voxel, shape)
+    order = np.argsort(numbers)
+    places = np.clip(duel.voxel[rows, None] + _NEIGHBOURS, 0, np.array(shape) - 1)
+    wanted = np.ravel_multi_index(tuple(np.moveaxis(places, -1, 0)), shape)
+    position = np.minimum(np.searchsorted(numbers[order], wanted), len(order) - 1)
+    found = order[position]
+    score = np.where(numbers[found] == wanted, sign * duel.score[found], -np.inf)
+    return np.unique(found[np.arange(len(rows)), score.argmax(axis=1)])
+
+
+def _basis(reference: RotatedReference, rotations: Rotation, device: str) -> Basis:
+    """A basis from some of the orientations, with as many components as hold the energy."""
+    step = max(1, len(rotations) // _SAMPLED)
+    basis = make_basis(reference, rotations[::step], n_components=_COMPONENTS, device=device)
+    return basis.first(1 + int(np.searchsorted(np.cumsum(basis.variance), _ENERGY)))
