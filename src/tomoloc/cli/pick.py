@@ -240,7 +240,7 @@ class _Run:
         results = {
             "threshold": _threshold(picks),
             "n_particles": len(picks.particles),
-            "diameter": float(self.picker.particle_diameter),
+            "diameter": round(picks.diameter, 1),
             "device": resolve_device(self.picker.device),
             "seconds": round(time.perf_counter() - start, 2),
         }

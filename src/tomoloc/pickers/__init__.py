@@ -13,6 +13,7 @@ __all__ = ["PICKERS", "load_picker"]
 PICKERS = {
     "template": "tomoloc.pickers.template:TemplatePicker",
     "embedding": "tomoloc.pickers.embedding:EmbeddingPicker",
+    "unsupervised": "tomoloc.pickers.unsupervised:UnsupervisedPicker",
 }
 """Where each method's class is, loaded on first use."""
 
