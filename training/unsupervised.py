@@ -1,4 +1,4 @@
-"""Measure the weights of `tomoloc.pickers.shapes`: python training/unsupervised.py --structures DIR.
+"""Measure the weights of `pickers/shapes.py`: python training/unsupervised.py --structures DIR.
 
 Scenes of the benchmarks' recipes, sparse, crowded and cell-like, with structures that no benchmark
 uses, and ice without any. The numbers printed are put into `pickers/shapes.py` by hand.
@@ -16,13 +16,12 @@ from sklearn.linear_model import LogisticRegression
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from unseen.scenes import Scenes, find_proteins
-
 from tomoloc.evaluate import match_particles
 from tomoloc.features.blobs import Seeds
 from tomoloc.pickers.shapes import describe_seeds
 from tomoloc.pickers.workflows import Workbench
 from tomoloc.types import Particles, Sample
+from unseen.scenes import Scenes, find_proteins
 
 RADIUS = 70.0  # Å within which a seed is a particle
 CONDITIONS = ("sparse", "crowded", "cell", "cell")

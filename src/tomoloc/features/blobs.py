@@ -5,19 +5,17 @@ Seeds are the maxima of `scales.blobness`. Two of them that no valley parts are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial import KDTree
 
 from tomoloc.arrays import allocate, release
-from tomoloc.features.scales import SCALES, ScaleSpace, blobness
+from tomoloc.features.scales import ScaleSpace, blobness
 from tomoloc.localize import find_peaks, suppress
-from tomoloc.tiling import Tile, Tiling, read_mirrored
 from tomoloc.progress import progress
+from tomoloc.tiling import Tile, Tiling, read_mirrored
 from tomoloc.types import FloatArray, ScoreMap, Volume
 
 __all__ = ["Seeds", "Survey", "spread_blocks", "survey"]

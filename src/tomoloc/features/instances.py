@@ -140,8 +140,9 @@ def watershed(field: Volume, position: FloatArray) -> Labels:
 
 def label_mask(mask: NDArray[np.bool_]) -> Labels:
     """Number the connected regions of a mask; voxels that share a face belong together."""
-    labels, _ = ndimage.label(mask, output=np.int32)
-    return np.asarray(labels)
+    labels = np.zeros(mask.shape, dtype=np.int32)
+    ndimage.label(mask, output=labels)
+    return labels
 
 
 def find_regions(labels: Labels, *, field: Volume, number: int | None = None) -> Regions:

@@ -81,7 +81,7 @@ class ScaleSpace:
             before = scale
             factor = (scale / self.voxel_spacing) ** 2 / noise
             rim = tuple(slice(halo - 1, n - halo + 1) for n in tile.shape)
-            out[number] = curvatures(np.ascontiguousarray(blurred[rim]), np.float32(factor))
+            out[number] = curvatures(np.ascontiguousarray(blurred[rim]), factor)
             if number == 1:
                 kept[:] = blurred[core]
         return out, kept

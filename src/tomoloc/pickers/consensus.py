@@ -45,6 +45,6 @@ def agree(tables: Mapping[str, tuple[FloatArray, FloatArray]]) -> tuple[FloatArr
         near, row = KDTree(places).query(own, distance_upper_bound=_REACH)
         known = np.isfinite(near)
         best = np.zeros(len(places))
-        np.maximum.at(best, row[known], value[known])
+        np.maximum.at(best, np.asarray(row)[known], value[known])
         total += best
     return places, total / len(found)

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tomoloc.features.banks import make_bank
-from tomoloc.features.blobs import spread_blocks, read_block
+from tomoloc.features.blobs import read_block, spread_blocks
+from tomoloc.features.denoise import Method, denoise
 from tomoloc.features.foreground import fit_foreground, segment
 from tomoloc.features.instances import find_regions, label_mask
 from tomoloc.features.scales import ScaleSpace
-from tomoloc.physics.denoise import Method, denoise
 from tomoloc.pickers.workflows import Instances, Workflow
 from tomoloc.types import Tomogram, Volume
 

@@ -8,17 +8,17 @@ from functools import cached_property
 
 import numpy as np
 
+from tomoloc.features.denoise import Method
+from tomoloc.features.foreground import Clustering
 from tomoloc.features.learned import LearnedFeatures
 from tomoloc.localize import paint_peaks
 from tomoloc.nn.published import open_model
 from tomoloc.nn.stored import StoredModel
-from tomoloc.physics.denoise import Method
 from tomoloc.pickers.consensus import CONSENSUS, agree
 from tomoloc.pickers.published import run_published
 from tomoloc.pickers.workflows import (
     SPACING,
     WORKFLOWS,
-    Clustering,
     Features,
     Instances,
     Segments,
@@ -69,9 +69,10 @@ class UnsupervisedPicker:
         Before all else. Diffusion smooths along edges, not across; the network wants none.
     diameter : float, optional
         Of the particles, in angstrom; estimated by default. Half of it is the least distance.
-    smallest, largest : float
-        Diameter below which a component is dust, and length above which nothing is a particle, in
-        angstrom.
+    smallest : float
+        Diameter in angstrom below which a component is dust.
+    largest : float
+        Length in angstrom above which nothing is a particle.
     slab : bool
         Find out between which heights particles lie, and leave out what is beyond.
     invert : bool
@@ -161,7 +162,7 @@ class UnsupervisedPicker:
         """
         if _is_flat(tomogram):
             labels = [CONSENSUS] if self.all else [LABEL]
-            return paint_peaks(tomogram, {label: _NOTHING for label in labels})
+            return paint_peaks(tomogram, dict.fromkeys(labels, _NOTHING))
         found = self.find_instances(tomogram)
         tables = {name: (item.position, item.score) for name, item in found.items()}
         if self.all:
@@ -210,7 +211,11 @@ class UnsupervisedPicker:
         return {str(workflow): bench.run(workflow) for workflow in WORKFLOWS}
 
     def threshold(
-        self, scores: ScoreMap, *, min_distance: float, mask: Volume | None = None
+        self,
+        scores: ScoreMap,
+        *,
+        min_distance: float,  # noqa: ARG002
+        mask: Volume | None = None,  # noqa: ARG002
     ) -> FloatArray:
         """Take what is more likely a particle than not.
 
@@ -271,4 +276,4 @@ def _count_near(position: FloatArray, others: FloatArray, *, reach: float = 60.0
     if not len(position) or not len(others):
         return 0
     away, _ = KDTree(others).query(position)
-    return int((away <= reach).sum())
+    return int(np.count_nonzero(away <= reach))

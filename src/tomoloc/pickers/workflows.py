@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, NamedTuple
+from itertools import product
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from tomoloc.arrays import release
-from tomoloc.features.banks import BANKS, Bank, InvariantBank, make_bank
+from tomoloc.features.banks import Bank, InvariantBank, make_bank
 from tomoloc.features.blobs import BLOCK, Seeds, Survey, read_block, spread_blocks, survey
 from tomoloc.features.candidates import Candidates, find_candidates
+from tomoloc.features.denoise import Method, denoise, despeckle
 from tomoloc.features.foreground import (
-    CLUSTERINGS,
     Clustering,
     Foreground,
     fit_foreground,
@@ -33,18 +34,16 @@ from tomoloc.features.instances import (
 from tomoloc.features.learned import LearnedFeatures
 from tomoloc.features.scales import SCALES, ScaleSpace
 from tomoloc.physics.contrast import robust_scale
-from tomoloc.physics.denoise import Method, denoise, despeckle
 from tomoloc.physics.filters import rescale
 from tomoloc.pickers.shapes import rate_seeds
 from tomoloc.types import FloatArray, Tomogram, Volume
 
-__all__ = ["INSTANCES", "WORKFLOWS", "Instances", "Workbench", "Workflow"]
+__all__ = ["WORKFLOWS", "Instances", "Workbench", "Workflow"]
 
 logger = logging.getLogger(__name__)
 
 Features = Literal["learned", "invariant", "gabor", "fft", "intensity"]
 Segments = Literal["watershed", "components"]
-INSTANCES = ("watershed", "components")
 
 SPACING = 14.0
 """Å: five voxels are a particle of medium size, and the finest scale still has 1.4 voxels."""
@@ -77,11 +76,9 @@ class Workflow(NamedTuple):
         return "-".join(self)
 
 
-WORKFLOWS = tuple(
-    Workflow(features, clustering, instances)
-    for features in ("learned", *BANKS)
-    for clustering in CLUSTERINGS
-    for instances in INSTANCES
+WORKFLOWS: tuple[Workflow, ...] = tuple(
+    Workflow(*words)
+    for words in product(*(get_args(words) for words in (Features, Clustering, Segments)))
 )
 """All, the best first."""
 

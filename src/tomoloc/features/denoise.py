@@ -27,7 +27,7 @@ _TILE_VOXELS = 8_000_000
 _STEP = 0.1
 """Of an explicit scheme in three dimensions; 1/6 is the limit of stability."""
 _SATURATION = 3.31488
-"""Constant of Weickert's diffusivity that makes the flux grow up to the contrast and fall beyond."""
+"""Of Weickert's diffusivity: the flux grows with the gradient up to the contrast, then falls."""
 _SPECKLE = 6.0
 """Robust deviations from the mean of its neighbours beyond which a voxel is a speckle."""
 
@@ -129,16 +129,15 @@ def diffuse(data: Array, *, contrast: float, sigma: float = 1.0, iterations: int
     ----------
     .. [1] Weickert, Anisotropic Diffusion in Image Processing, Teubner (1998).
     .. [2] Fernandez & Li, J. Struct. Biol. 144, 152 (2003), doi:10.1016/j.jsb.2003.09.010.
-    .. [3] Fernandez & Li, J. Struct. Biol. 144, 152 (2003); Fernandez et al., Micron 31, 347
-       (2005); Moreno et al., Bioinformatics 34, 3776 (2018), doi:10.1093/bioinformatics/bty435.
+    .. [3] Fernandez & Li, IEEE Trans. Image Process. 14, 1275 (2005), doi:10.1109/TIP.2005.852455.
     """
     if not contrast > 0:
         raise ValueError(f"contrast must be positive; got {contrast}")
     out = np.array(data, dtype=np.float32)
     for _ in range(iterations):
         blurred = _blur(out, sigma)
-        gradient = np.stack(np.gradient(blurred)).astype(np.float32)
-        out = _step(out, gradient, np.float32(contrast))
+        gradient = np.asarray(np.gradient(blurred), dtype=np.float32)
+        out = _step(out, gradient, contrast)
     return out
 
 
@@ -236,7 +235,7 @@ def despeckle(data: NDArray[Any]) -> Array:
         stop = min(start + step, len(data))
         low = max(0, start - 1)
         block = np.asarray(data[low : min(stop + 1, len(data))], dtype=np.float32)
-        out[start:stop] = _without_speckles(block, np.float32(limit))[start - low :][: stop - start]
+        out[start:stop] = _without_speckles(block, limit)[start - low :][: stop - start]
         release(data)
         release(out)
     return out
