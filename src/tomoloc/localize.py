@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 from scipy.special import log_ndtr
 
+from tomoloc.arrays import sparse_zeros
 from tomoloc.types import FloatArray, Particles, ScoreMap, Volume
 
 __all__ = [
@@ -21,6 +24,7 @@ __all__ = [
     "find_components",
     "find_peaks",
     "flag_edges",
+    "paint_peaks",
     "separate_scores",
     "suppress",
 ]
@@ -33,6 +37,8 @@ _SLAB_VOXELS = 1 << 24
 _SPARSE = 0.005
 """Where a smaller part of a map is above the threshold, only its neighbours are looked at."""
 _NEIGHBOURS = np.indices((3, 3, 3)).reshape(3, -1).T - 1
+_STEEPNESS = 0.25
+"""Of painted peaks; from 0.5 on, what lies beside a peak could fall below 0."""
 
 
 def find_peaks(
@@ -492,6 +498,58 @@ def _refine(data: NDArray[Any], index: NDArray[np.intp]) -> FloatArray:
         )
         refined[inner, axis] += np.clip(shift, -0.5, 0.5)
     return refined
+
+
+def paint_peaks(
+    grid: Volume,
+    tables: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    *,
+    diameter: float | None = None,
+) -> ScoreMap:
+    """Make the score map from which `find_peaks` reads given positions and scores.
+
+    Around the grid point nearest to a place c, the score falls off with the square of the distance
+    to c, so that a parabola through three points along an axis has its vertex there.
+
+    Parameters
+    ----------
+    grid : Volume
+        What the map shall lie on.
+    tables : mapping of str to (position, score)
+        For each label arrays of shapes (n, 3), xyz in angstrom, and (n,). Scores of 0 or less are
+        left out.
+    diameter : float, optional
+        Of the particles, as far as it is known from the tomogram.
+
+    Returns
+    -------
+    ScoreMap
+        0 elsewhere, where it takes no memory.
+    """
+    data = sparse_zeros((len(tables), *grid.shape), np.float32)
+    last = np.array(grid.shape) - 1
+    steps = np.array([s for s in product((-1, 0, 1), repeat=3) if np.abs(s).sum() <= 1])
+    for channel, (position, score) in zip(data, tables.values(), strict=True):
+        height = np.asarray(score, dtype=float)
+        place = grid.to_index(np.reshape(np.asarray(position, dtype=float), (-1, 3)))
+        nearest = np.clip(np.rint(place), 0, last).astype(int)
+        # The best ones last: where two are neighbours, it is the worse one that is spoilt.
+        for row in np.argsort(height, kind="stable"):
+            if height[row] <= 0:
+                continue
+            offset = np.clip(place[row] - nearest[row], -0.5, 0.5)
+            points = nearest[row] + steps
+            points = points[((points >= 0) & (points <= last)).all(axis=1)]
+            away = ((points - nearest[row] - offset) ** 2).sum(axis=1) - (offset**2).sum()
+            channel[tuple(points.T)] = height[row] * (1 - _STEEPNESS * away)
+    return ScoreMap(
+        data=data,
+        voxel_spacing=grid.voxel_spacing,
+        origin=grid.origin,
+        name=grid.name,
+        labels=tuple(tables),
+        diameter=diameter,
+    )
 
 
 def suppress(position: FloatArray, value: FloatArray, *, min_distance: float) -> NDArray[np.intp]:

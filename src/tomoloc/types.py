@@ -297,11 +297,14 @@ class ScoreMap(Volume):
         The orientations that were tried, reference to tomogram.
     rotation_index : ndarray of int, shape (label, z, y, x), optional
         Index of the best of `rotations` at each voxel.
+    diameter : float, optional
+        Of the particles, in angstrom, where the tomogram itself has told.
     """
 
     labels: tuple[str, ...]
     rotations: Rotation | None = None
     rotation_index: NDArray[np.integer[Any]] | None = None
+    diameter: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,6 +18,7 @@ VERBS = {  # in the order of work
     "demo": "Simulate, pick, evaluate and look, without any data.",
     "simulate": "Make tomograms with a perfect truth.",
     "train": "Teach a network from samples.",
+    "denoise": "Denoise tomograms.",
     "pick": "Find particles in tomograms.",
     "embed": "Compute what a network makes of each place of a tomogram.",
     "cluster": "Sort embedded particles into kinds, without any example.",

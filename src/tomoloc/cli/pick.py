@@ -248,7 +248,7 @@ class _Run:
         results = {
             "threshold": _threshold(picks),
             "n_particles": len(picks.particles),
-            "diameter": np.asarray(self.picker.particle_diameter, dtype=float).tolist(),
+            "diameter": np.round(picks.diameter, 1).tolist(),
             "device": resolve_device(self.picker.device),
             "seconds": round(time.perf_counter() - start, 2),
         }
@@ -264,6 +264,8 @@ class _Run:
         }
         if common.save_scores:
             record["scores"] = {"labels": list(picks.scores.labels)}
+            if picks.scores.diameter is not None:
+                record["scores"]["diameter"] = float(picks.scores.diameter)
         _write(picks, record, tomogram, table=table, save_scores=common.save_scores)
         thresholds = ", ".join(dict.fromkeys(f"{value:.4g}" for value in picks.threshold))
         message = "%s: %d particles above %s in %.1f s"

@@ -71,6 +71,7 @@ def read_scores(table: Path, *, method: str) -> ScoreMap:
         labels=tuple(labels),
         rotations=rotations,
         rotation_index=index,
+        diameter=known["scores"].get("diameter"),
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
-__all__ = ["Calibration", "compete", "fit_calibration", "mean_direction"]
+__all__ = ["Calibration", "adapt_share", "compete", "fit_calibration", "mean_direction"]
 
 Floats = NDArray[np.float64]
 
@@ -118,7 +118,7 @@ def compete(
     weights = [calibration.unlike, calibration.unlike_second, calibration.center]
     odds = x @ np.array(weights) + calibration.intercept
     probability = np.zeros((len(best), len(examples)))
-    probability[np.arange(len(best)), best] = _adapt(odds, calibration.share)
+    probability[np.arange(len(best)), best] = adapt_share(odds, calibration.share)
     return probability
 
 
@@ -246,7 +246,7 @@ def _refine(examples: Floats, weight: Floats, *, vectors: Floats, sure: Floats) 
     return targets
 
 
-def _adapt(odds: Floats, share: float) -> Floats:
+def adapt_share(odds: Floats, share: float) -> Floats:
     """Probabilities with the share of particles that this tomogram seems to have."""
     found = share
     for _ in range(50):

@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 
 import numpy as np
 
-from tomoloc.arrays import sparse_zeros
-from tomoloc.features.candidates import Candidates, find_candidates
+from tomoloc.features.candidates import find_candidates
 from tomoloc.features.learned import LearnedFeatures
 from tomoloc.io.targets import Targets, check_model
-from tomoloc.localize import find_peaks
+from tomoloc.localize import find_peaks, paint_peaks
 from tomoloc.nn.published import open_model
 from tomoloc.nn.stored import StoredModel
 from tomoloc.physics.contrast import is_flat
@@ -26,8 +24,6 @@ logger = logging.getLogger(__name__)
 
 _THRESHOLD = 0.5
 """Where a candidate is as likely of the label as not."""
-_STEEPNESS = 0.25
-"""Of the peaks in the score map; from 0.5 on, what lies beside a peak could fall below 0."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -115,14 +111,7 @@ class EmbeddingPicker:
         """
         labels = self.reference.labels
         if is_flat(tomogram.data):
-            empty = np.zeros((len(labels), *tomogram.shape), dtype=np.float32)
-            return ScoreMap(
-                data=empty,
-                voxel_spacing=tomogram.voxel_spacing,
-                origin=tomogram.origin,
-                name=tomogram.name,
-                labels=tuple(labels),
-            )
+            return paint_peaks(tomogram, {label: (np.zeros((0, 3)), []) for label in labels})
         features = self._features
         if not self._is_calibrated:
             logger.warning("this model is not calibrated: take its scores as ranks, not as chances")
@@ -148,7 +137,10 @@ class EmbeddingPicker:
             calibration=Calibration.of(features.model.config),
             refine=self.refine,
         )
-        return _paint(grid, candidates, probability, labels)
+        position = candidates.particles.position
+        return paint_peaks(
+            grid, {label: (position, probability[:, i]) for i, label in enumerate(labels)}
+        )
 
     def threshold(
         self, scores: ScoreMap, *, min_distance: float, mask: Volume | None = None
@@ -231,38 +223,4 @@ def embed_examples(
     features = LearnedFeatures(model=model, device=device).with_vectors()
     return Targets(
         vectors=features.embed_at(tomogram, own.position), label=own.label, model=model.identity
-    )
-
-
-def _paint(
-    grid: Volume, candidates: Candidates, probability: FloatArray, labels: list[str]
-) -> ScoreMap:
-    """Make the score map that `find_peaks` reads positions and probabilities from.
-
-    Around the grid point nearest to a candidate's place c, the score falls off with the square of
-    the distance to c, so that a parabola through three points along an axis has its vertex there.
-    """
-    data = sparse_zeros((len(labels), *grid.shape), np.float32)
-    place = grid.to_index(candidates.particles.position)
-    last = np.array(grid.shape) - 1
-    nearest = np.clip(np.rint(place), 0, last).astype(int)
-    steps = np.array([s for s in product((-1, 0, 1), repeat=3) if np.abs(s).sum() <= 1])
-    # The best ones last: where two are neighbours, it is the worse one that is spoilt.
-    for row in np.argsort(probability.max(axis=1, initial=0), kind="stable"):
-        channel = int(probability[row].argmax())
-        height = float(probability[row, channel])
-        if height <= 0:
-            continue
-        offset = np.clip(place[row] - nearest[row], -0.5, 0.5)
-        points = nearest[row] + steps
-        points = points[((points >= 0) & (points <= last)).all(axis=1)]
-        away = ((points - nearest[row] - offset) ** 2).sum(axis=1) - (offset**2).sum()
-        z, y, x = points.T
-        data[channel, z, y, x] = height * (1 - _STEEPNESS * away)
-    return ScoreMap(
-        data=data,
-        voxel_spacing=grid.voxel_spacing,
-        origin=grid.origin,
-        name=grid.name,
-        labels=tuple(labels),
     )

@@ -47,7 +47,7 @@ class Assessor(Protocol):
         particles: Particles,
         scores: ScoreMap,
         *,
-        min_distance: float,
+        min_distance: ArrayLike,
         mask: Volume | None = None,
     ) -> Particles:
         """Add columns, or leave particles out."""
@@ -65,12 +65,15 @@ class Picks:
     threshold : ndarray, shape (label,)
     contrast : {"dark", "light"}
         Of protein in the tomogram as it came.
+    diameter : float or ndarray, shape (label,)
+        Of the particles, in angstrom: given, known to the picker or told by the tomogram.
     """
 
     particles: Particles
     scores: ScoreMap
     threshold: FloatArray
     contrast: str
+    diameter: float | FloatArray
 
 
 def pick(
@@ -138,22 +141,28 @@ def pick(
         # Mask files seldom state an origin: a mask of the tomogram's size lies on its grid.
         placed = replace(mask, origin=tomogram.origin, voxel_spacing=tomogram.voxel_spacing)
         region = _onto_grid(placed, scores)
-    half = np.asarray(picker.particle_diameter) / 2
-    distance: ArrayLike = half if min_distance is None else min_distance
+    diameter = picker.particle_diameter if scores.diameter is None else scores.diameter
+    distance: ArrayLike = np.asarray(diameter) / 2 if min_distance is None else min_distance
     if threshold is None:
         threshold = picker.threshold(scores, min_distance=distance, mask=region)
     particles = find_peaks(
         scores,
         threshold=threshold,
         min_distance=distance,
-        diameter=picker.particle_diameter,
+        diameter=diameter,
         max_particles=max_particles,
         mask=region,
     )
     if isinstance(picker, Assessor):
         particles = picker.assess(particles, scores, min_distance=distance, mask=region)
     thresholds = np.broadcast_to(np.asarray(threshold, dtype=float), (len(scores.labels),))
-    return Picks(particles=particles, scores=scores, threshold=thresholds, contrast=sign)
+    return Picks(
+        particles=particles,
+        scores=scores,
+        threshold=thresholds,
+        contrast=sign,
+        diameter=diameter,
+    )
 
 
 def choose_contrast(tomogram: Tomogram, contrast: Literal["auto", "dark", "light"]) -> ContrastSign:
