@@ -255,7 +255,7 @@ class _Run:
         peak = peak_memory_gib()
         if peak is not None:
             results["peak_memory_gib"] = round(peak, 3)
-        record = {
+        record: dict[str, Any] = {
             "tomoloc": {"version": __version__, "command": f"pick {self.method}", "format": 1},
             "method": {"name": self.method},
             "parameters": dict(self.parameters),
@@ -263,9 +263,9 @@ class _Run:
             "results": results,
         }
         if common.save_scores:
+            told = picks.scores.diameter
             record["scores"] = {"labels": list(picks.scores.labels)}
-            if picks.scores.diameter is not None:
-                record["scores"]["diameter"] = float(picks.scores.diameter)
+            record["scores"] |= {} if told is None else {"diameter": float(told)}
         _write(picks, record, tomogram, table=table, save_scores=common.save_scores)
         thresholds = ", ".join(dict.fromkeys(f"{value:.4g}" for value in picks.threshold))
         message = "%s: %d particles above %s in %.1f s"
