@@ -157,6 +157,7 @@ def centroid(
     start: Annotated[str, Parameter(name="--from")] = "general",
     validation: Several | None = None,
     profile: Literal["gaussian", "binary"] = "gaussian",
+    loss: Literal["entropy", "huber"] = "entropy",
     steps: int = 600,
     patience: int = 6,
     learning_rate: float | None = None,
@@ -198,6 +199,8 @@ def centroid(
         others of the recipes.
     profile
         Of the heat around a centre: gaussian, or a ball.
+    loss
+        Cross entropy, or that of tomoCPT.
     steps
         Batches of four patches.
     patience
@@ -245,6 +248,7 @@ def centroid(
         diameters=sizes,
         voxel_spacing=spacing,
         profile=profile,
+        loss=loss,
         patching=_patching(max(sizes) / spacing),
     )
     settings = _heat_settings(
@@ -262,6 +266,7 @@ def centroid(
         "seed": seed,
         "voxel_spacing": spacing,
         "profile": profile,
+        "loss": loss,
         "labels": list(names),
         "diameters": list(sizes),
     }

@@ -19,6 +19,7 @@ from torch.nn import functional
 from tomoloc.evaluate import evaluate_particles
 from tomoloc.evaluate.results import Scores
 from tomoloc.localize import find_peaks
+from tomoloc.train.losses import center_loss
 from tomoloc.train.patches import (
     STRIDE,
     Patching,
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 Profile = Literal["gaussian", "binary"]
+Loss = Literal["entropy", "huber"]
 
 _FRACTIONS = (0.95, 0.5)
 """Of the radius: three standard deviations of the two Gaussians."""
@@ -107,6 +109,8 @@ class HeatTask:
         Of the model: samples are brought to it.
     profile : {"gaussian", "binary"}
         See `make_profile`.
+    loss : {"entropy", "huber"}
+        See `tomoloc.train.losses.center_loss` and `heat_loss`.
     patching : Patching
     """
 
@@ -114,9 +118,10 @@ class HeatTask:
     diameters: tuple[float, ...]
     voxel_spacing: float = 10.0
     profile: Profile = "gaussian"
+    loss: Loss = "entropy"
     patching: Patching = field(default_factory=Patching)
 
-    measures = ("heat", "curvature")
+    measures = ("level", "curvature")
     scores = HeatScores._fields
 
     def __post_init__(self) -> None:
@@ -148,8 +153,11 @@ class HeatTask:
         heat = torch.from_numpy(batch.heat).to(output.device)
         counts = torch.from_numpy(batch.counts).to(output.device)
         level, curvature = heat_loss(torch.sigmoid(output.float()), heat, counts)
-        measures = {"heat": level.item(), "curvature": curvature.item()}
-        return level + _CURVED * curvature, measures
+        if self.loss == "huber":
+            loss = level + _CURVED * curvature
+        else:
+            loss = center_loss(output, heat, counts.expand_as(heat))
+        return loss, {"level": level.item(), "curvature": curvature.item()}
 
     def validate(self, model: nn.Module, samples: Sequence[Prepared], *, device: str) -> HeatScores:
         """Find particles in held-out samples, all of them together."""

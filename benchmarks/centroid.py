@@ -1,0 +1,200 @@
+"""How well a picker fine-tuned on two annotated tomograms does: heat profiles, losses, starts.
+
+    python benchmarks/centroid.py [--steps N] [--tomograms N...] [--tests N] [--runs NAME...]
+        [--threads N] [--json FILE]
+
+Two kinds of built-in complexes of different sizes, at once, in scenes with a third kind that nobody
+looks for, vesicles, gold and errors of alignment (`RECIPE`). Each run trains with `tomoloc train
+centroid` as a user would, and picks test tomograms with `tomoloc pick centroid`:
+
+* entropy, huber: from the shipped model, on two tomograms, with the one loss and the other
+* binary: balls instead of Gaussians (with the loss entropy)
+* scratch: from no model, on as many tomograms as --tomograms says
+* zero-shot: the shipped model's map of centres, of any kind of particle, without training
+
+F1 at the threshold that the model states and at the best one, one to one within half a diameter,
+mean over kinds; root mean square error of the right ones in percent of the diameter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from tomoloc.cli.main import main as tomoloc
+from tomoloc.evaluate import evaluate_particles
+from tomoloc.features.candidates import find_candidates
+from tomoloc.features.learned import LearnedFeatures
+from tomoloc.io.samples import read_sample
+from tomoloc.io.tables import read_particles
+from tomoloc.nn.stored import find_model, load_model
+from tomoloc.types import Particles, Sample
+from unseen.machine import describe_machine
+from unseen.tables import print_table
+
+RECIPE = """
+name = "two"
+
+[specimen]
+shape = [80, 160, 176]
+voxel_spacing = 10.0
+border = "cut"
+
+[microscope]
+tilt_min = -60
+tilt_max = 60
+tilt_step = 3
+dose_e_per_a2 = 100
+defocus_um = [2.5, 4.5]
+shift_error = 3
+
+[gold]
+count = 3
+diameter = 100
+
+[[species]]
+structure = { seed = 3, mass_kda = 250 }
+label = "small"
+count = 24
+
+[[species]]
+structure = { seed = 11, mass_kda = 2500 }
+label = "large"
+count = 12
+
+[[species]]
+structure = { seed = 20, mass_kda = 500 }
+label = "other"
+role = "distractor"
+count = 30
+
+[[membranes]]
+shape = "sphere"
+count = 2
+diameter = [350, 500]
+"""
+RUNS = {
+    "entropy": ("--loss", "entropy"),
+    "huber": ("--loss", "huber"),
+    "binary": ("--profile", "binary"),
+    "scratch": ("--from", "none"),
+}
+GOAL = 3.0  # percent of the diameter
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--tomograms", type=int, nargs="+", default=[2], help="of scratch")
+    parser.add_argument("--tests", type=int, default=3, help="tomograms")
+    parser.add_argument("--runs", nargs="+", choices=[*RUNS, "zero-shot"], default=[*RUNS])
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    print(f"machine: {describe_machine()}; {given.steps} steps\n")
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        most = max(2, *given.tomograms)
+        data = simulate(folder, most + given.tests)
+        train, tests = data[:most], data[most:]
+        if "zero-shot" in given.runs:
+            rows.append(zero_shot([read_sample(path) for path in tests]))
+        for run in (run for run in given.runs if run in RUNS):
+            for number in given.tomograms if run == "scratch" else [2]:
+                model = folder / f"{run}_{number}"
+                words = [*RUNS[run], "--steps", str(given.steps), "-o", str(model)]
+                start = perf_counter()
+                call("train", "centroid", "--data", *map(str, train[:number]), *words)
+                seconds = perf_counter() - start
+                scores = test(model, tests)
+                rows.append({"run": run, "tomograms": number, "seconds": seconds, **scores})
+                print(f"{rows[-1]}", file=sys.stderr, flush=True)
+    print_table(
+        ["run", "tomograms", "F1", "best F1", "error (% of d)", "goal", "training (s)"],
+        (
+            [r["run"], r["tomograms"], r["f1"], r["best_f1"], r["error"], GOAL, r["seconds"]]
+            for r in rows
+        ),
+    )
+    if given.json:
+        content = {"machine": describe_machine(), "steps": given.steps, "rows": rows}
+        given.json.write_text(json.dumps(content, indent=1), "utf-8")
+    return 0
+
+
+def call(*words: str) -> None:
+    if code := tomoloc(words):
+        sys.exit(code)
+
+
+def simulate(folder: Path, number: int) -> list[Path]:
+    recipe = folder / "two.toml"
+    recipe.write_text(RECIPE, "utf-8")
+    call("simulate", str(recipe), "-n", str(number), "--seed", "1", "-o", str(folder / "data"))
+    return sorted((folder / "data").iterdir())
+
+
+def test(model: Path, tests: list[Path]) -> dict[str, float]:
+    """Pick with a model, once at its thresholds and once whatever has any heat."""
+    kinds = load_model(model).config["particles"]
+    diameter = dict(zip(kinds["labels"], kinds["diameters"], strict=True))
+    found = {}
+    for name, words in {"chosen": [], "all": ["--threshold", "0.05"]}.items():
+        picks = model.with_name(f"{model.name}_{name}")
+        files = [str(path / "tomogram.mrc") for path in tests]
+        call("pick", "centroid", *files, "-o", str(picks), "--model", str(model), *words)
+        found[name] = Particles.concatenate(
+            [read_particles(picks / f"{path.name}.star") for path in tests]
+        )
+    truth = Particles.concatenate([read_particles(path / "particles.star") for path in tests])
+    radius = {label: d / 2 for label, d in diameter.items()}
+    results = {
+        name: evaluate_particles(
+            picks, truth, radius=radius, diameter=diameter, labels=kinds["labels"]
+        ).labels.values()
+        for name, picks in found.items()
+    }
+    return {
+        "f1": float(np.nanmean([r.chosen.f1 for r in results["chosen"]])),
+        "best_f1": float(np.nanmean([r.best.f1 for r in results["all"]])),
+        "error": 100 * float(np.nanmean([r.chosen.rmse_diameters for r in results["chosen"]])),
+    }
+
+
+def zero_shot(samples: list[Sample]) -> dict[str, Any]:
+    """Any particle, by the shipped model alone, within 50 Å."""
+    features = LearnedFeatures(model=load_model(find_model("general")))
+    picks, truth = [], []
+    for number, sample in enumerate(samples):
+        bright = sample.tomogram.with_data(-np.asarray(sample.tomogram.data))
+        found = find_candidates(features.embed(bright), centers=True).particles
+        every = {"label": "particle", "tomogram": str(number)}
+        picks.append(Particles(position=found.position, score=found.score, **every))
+        truth.append(Particles(position=sample.particles.position, **every))
+    all_picks, all_truth = Particles.concatenate(picks), Particles.concatenate(truth)
+    result = evaluate_particles(all_picks, all_truth, radius=50.0).micro
+    sure = all_picks[np.asarray(all_picks.score) > 0.5]
+    chosen = evaluate_particles(sure, all_truth, radius=50.0).micro.chosen
+    return {
+        "run": "zero-shot",
+        "tomograms": 0,
+        "f1": chosen.f1,
+        "best_f1": result.best.f1,
+        "error": float("nan"),
+        "seconds": 0.0,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
