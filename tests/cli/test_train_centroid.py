@@ -85,6 +85,9 @@ def test_kinds_and_sizes_come_from_the_data(samples, tmp_path, capsys):
     assert main(["pick", "centroid", str(tomogram), "-o", str(picks), "--model", str(model)]) == 0
     assert set(read_particles(picks / "tomogram.star").labels) <= {"ball", "dimer"}
     assert "thresholds" in (picks / "tomogram.run.toml").read_text()
+    again = tmp_path / "again"
+    assert main(["pick", str(model), str(tomogram), "-o", str(again)]) == 0
+    assert (again / "tomogram.star").read_bytes() == (picks / "tomogram.star").read_bytes()
 
 
 def test_a_longer_training_goes_on_from_the_checkpoint(samples, tmp_path):

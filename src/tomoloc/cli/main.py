@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from cyclopts import App, CoercionError, CycloptsError, MissingArgumentError, UnusedCliTokensError
 
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # this when torch or numba load it, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _set_up_log()
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = _name_method(list(sys.argv[1:] if arguments is None else arguments))
     try:
         with _help_of(words[0] if words else ""):
             result = app(
@@ -78,6 +79,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _complain(describe_error(error))
     return result if isinstance(result, int) else 0
+
+
+def _name_method(words: list[str]) -> list[str]:
+    """Let a model's folder stand for the method that uses it: `tomoloc pick FOLDER ...`."""
+    if words[:1] != ["pick"] or len(words) < 2:
+        return words
+    config = Path(words[1]) / "config.toml"
+    if not config.is_file():
+        return words
+    # Whatever is wrong with the file, the reader of models will say so.
+    heat = "HeatNetwork" in config.read_text("utf-8", errors="replace")
+    return ["pick", "centroid" if heat else "embedding", *words[2:], "--model", words[1]]
 
 
 @contextmanager
