@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from handmade import make_blob_model, make_heat_model
+from scipy.ndimage import gaussian_filter
 
+from tomoloc.features.spectra import local_spectrum
 from tomoloc.nn.encoder import DenseEncoder, HeatNetwork
 from tomoloc.nn.stored import StoredModel, load_model, save_model
 from tomoloc.pickers.centroid import CentroidPicker
@@ -81,6 +83,29 @@ def test_a_stored_model_picks_the_same(rng, tmp_path):
         for m in (model, load_model(tmp_path / "mine"))
     )
     np.testing.assert_array_equal(first.position, second.position)
+
+
+def test_a_sharpened_tomogram_is_brought_to_the_training_data(rng):
+    """The blob network is for what is smooth: sharpened, the blobs fall below the threshold."""
+    tomogram, truth = make_tomogram(rng)
+    model = make_heat_model(steepness=4.0)
+    power = local_spectrum(tomogram.data).tolist()
+    model = replace(model, config={**model.config, "spectrum": {"power": power}})
+    sharp = tomogram.data - 0.8 * gaussian_filter(tomogram.data, 3.0)
+    changed = tomogram.with_data(sharp)
+    plain = CentroidPicker(model=model, device="cpu")
+    heat = {}
+    for name, picker, data in (
+        ("before", plain, tomogram),
+        ("changed", plain, changed),
+        ("matched", replace(plain, match_spectrum=True), changed),
+    ):
+        scores = picker.score(data.with_data(-data.data))
+        place = np.rint(scores.to_index(truth)).astype(int)
+        heat[name] = float(scores.data[0][tuple(place.T)].mean())
+    assert abs(heat["matched"] - heat["before"]) < 0.3 * abs(heat["changed"] - heat["before"])
+    with pytest.raises(ValueError, match="leave out match_spectrum"):
+        CentroidPicker(model=make_heat_model(), match_spectrum=True)
 
 
 def test_models_that_are_not_fit_for_it():

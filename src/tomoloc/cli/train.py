@@ -220,6 +220,7 @@ def centroid(
     overwrite
         Replace a model that was trained otherwise.
     """
+    from tomoloc.features.spectra import local_spectrum
     from tomoloc.io.atomic import check_writable
     from tomoloc.nn.device import resolve_device
     from tomoloc.nn.stored import StoredModel, save_model
@@ -273,6 +274,7 @@ def centroid(
     own = output.with_name(f"{output.name}.training")
     _take_up(output, own, record, overwrite=overwrite)
     judged = [task.prepare(sample) for sample in training.few(_JUDGED)]
+    power = np.mean([local_spectrum(sample.data) for sample in judged], axis=0)
     if not training.held_out:
         logger.warning(
             "nothing is held out: thresholds follow from what is trained on; --validation helps"
@@ -290,6 +292,7 @@ def centroid(
             config={
                 "training": {**record, **report.to_dict()},
                 "particles": kinds.to_dict(),
+                "spectrum": {"power": np.round(power, 5).tolist()},
             },
             card=_heat_card(record, report, kinds),
         )

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tomoloc.features.learned import LearnedFeatures
+from tomoloc.features.spectra import match_spectrum
 from tomoloc.nn.encoder import HeatNetwork
 from tomoloc.nn.stored import StoredModel
 from tomoloc.physics.contrast import is_flat
+from tomoloc.physics.filters import rescale
 from tomoloc.train.heat import DEFAULT_THRESHOLD
 from tomoloc.types import FloatArray, ScoreMap, Tomogram, Volume
 
@@ -102,6 +104,9 @@ class CentroidPicker:
         apart at least (half of it), and which of them reach over the border.
     flips : bool
         Average the heat over half a turn about each axis: four times the work, a little better.
+    match_spectrum : bool
+        Filter the tomogram so that its radial spectrum is that of the training data, where they
+        were made in another way [2]_.
     device : str
         auto, cpu or cuda.
     seed : int
@@ -111,11 +116,13 @@ class CentroidPicker:
     ----------
     .. [1] Shah et al., tomoCPT: a generalizable model for 3D particle detection and localization
        in cryo-electron tomograms, Acta Cryst. D 81 (2025).
+    .. [2] De Teresa-Trueba et al., Nature Methods 20, 284 (2023), doi:10.1038/s41592-022-01746-2.
     """
 
     model: StoredModel
     diameter: float | None = None
     flips: bool = False
+    match_spectrum: bool = False
     device: str = "auto"
     seed: int = 0
 
@@ -123,6 +130,11 @@ class CentroidPicker:
         if self.diameter is not None and not self.diameter > 0:
             raise ValueError(f"diameter must be positive; got {self.diameter}")
         Kinds.of(self.model)
+        if self.match_spectrum and "spectrum" not in self.model.config:
+            raise ValueError(
+                f"the model {self.model.name} does not tell the spectrum of its training data;"
+                " leave out match_spectrum"
+            )
 
     @property
     def particle_diameter(self) -> FloatArray:
@@ -167,6 +179,11 @@ class CentroidPicker:
                 name=tomogram.name,
                 labels=labels,
             )
+        if self.match_spectrum:
+            power = self.model.config["spectrum"]["power"]
+            # Frequencies are those of the model's voxels.
+            tomogram = rescale(tomogram, self.working_spacing(tomogram.voxel_spacing))
+            tomogram = tomogram.with_data(match_spectrum(tomogram.data, power))
         heat = self._features.embed(tomogram)
         data = np.array(heat.data, dtype=np.float32)
         for axes in _TURNS[1:] if self.flips else ():

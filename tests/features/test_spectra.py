@@ -1,0 +1,53 @@
+"""Spectra of blocks, and tomograms filtered to have another one's."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from tomoloc.features.spectra import local_spectrum, match_spectrum
+
+SHAPE = (50, 70, 90)
+
+
+def test_white_noise_has_as_much_power_everywhere(rng):
+    power = local_spectrum(3 * rng.normal(size=SHAPE) + 7)
+    assert power.shape == (25,)
+    np.testing.assert_allclose(power[2:], 1, atol=0.25)
+
+
+def test_scale_and_offset_do_not_matter(rng):
+    data = gaussian_filter(rng.normal(size=SHAPE), 1.2)
+    first, second = local_spectrum(data), local_spectrum(-40 * data + 1000)
+    np.testing.assert_allclose(first[1:], second[1:], rtol=1e-3)
+
+
+def test_thin_volumes_have_a_spectrum(rng):
+    power = local_spectrum(rng.normal(size=(11, 60, 64)))
+    assert np.isfinite(power).all()
+    np.testing.assert_allclose(power[6:], 1, atol=0.4)
+
+
+def test_a_blurred_volume_gets_the_spectrum_back(rng):
+    """As far as the limit allows, and the same in each tile."""
+    data = gaussian_filter(rng.normal(size=SHAPE), 0.6)
+    blurred = gaussian_filter(data, 0.7)
+    wanted = local_spectrum(data)
+    matched = match_spectrum(blurred, wanted)
+    assert matched.dtype == np.float32
+    before, after = local_spectrum(blurred), local_spectrum(matched)
+    error = [np.abs(np.log(power / wanted))[2:16].max() for power in (before, after)]
+    assert error[0] > 0.6
+    assert error[1] < 0.15
+    correlation = [np.corrcoef(v.ravel(), data.ravel())[0, 1] for v in (blurred, matched)]
+    assert correlation[1] > correlation[0] + 0.02
+
+
+def test_what_is_right_already_stays(rng):
+    data = gaussian_filter(rng.normal(size=SHAPE), 1.0).astype(np.float32)
+    matched = match_spectrum(data, local_spectrum(data))
+    np.testing.assert_allclose(matched, data, atol=0.02 * data.std())
+
+
+def test_other_spectra_are_refused(rng):
+    with pytest.raises(ValueError, match="25 shells"):
+        match_spectrum(rng.normal(size=(20, 22, 24)), [1, 2, 3])
