@@ -99,6 +99,8 @@ def test_a_longer_training_goes_on_from_the_checkpoint(samples, tmp_path):
     run(*words, "--steps", 3)
     log = (tmp_path / "mine.training" / "steps.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in log[1:]] == ["0", "1", "2"]
+    pictures = sorted(path.name for path in (tmp_path / "mine.training").glob("*.png"))
+    assert pictures == ["step_000001.png", "step_000003.png"]
     assert load_model(model).config["particles"]["diameters"] == [100, 100]
 
 

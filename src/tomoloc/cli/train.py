@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from tomoloc.pickers.centroid import Kinds
     from tomoloc.train.heat import HeatTask
     from tomoloc.train.loop import Report, TrainSettings
-    from tomoloc.train.patches import Patching
-    from tomoloc.types import Sample
+    from tomoloc.train.patches import Patching, Prepared
+    from tomoloc.types import Particles, Sample
 
 __all__ = ["train"]
 
@@ -174,7 +174,8 @@ def centroid(
     particles. Several kinds of particles of different sizes are learned at once. Picks that you
     have corrected, in any program, can be given as --particles again. The same command, given
     again, goes on where an interrupted or killed one was, and with more --steps prolongs a finished
-    one. OUTPUT.training holds the checkpoint and the logs, steps.csv and validation.csv.
+    one. OUTPUT.training holds the checkpoint, the logs, steps.csv and validation.csv, and a picture
+    for each validation.
 
     Parameters
     ----------
@@ -296,6 +297,7 @@ def centroid(
             },
             card=_heat_card(record, report, kinds),
         )
+        _draw(task.find(model.network, judged[0]), judged[0], kinds, own, report.step, spacing)
         save_model(output, model)
 
     with show_progress(sys.stderr.isatty()):
@@ -424,6 +426,42 @@ def _heat_settings(training: Data, task: HeatTask, **given: Any) -> TrainSetting
         steps_per_sample=1e9 if few else 3.0,
         validate_every=100,
     )
+
+
+def _draw(
+    found: tuple[Particles, Particles],
+    sample: Prepared,
+    kinds: Kinds,
+    folder: Path,
+    step: int,
+    spacing: float,
+) -> None:
+    """Show what is found in a tomogram at this step: right ones, wrong ones and missed ones."""
+    from tomoloc.evaluate import match_particles
+    from tomoloc.io.atomic import writing
+    from tomoloc.report.figures import draw_slices
+    from tomoloc.types import Tomogram
+
+    picks, truth = found
+    threshold = dict(zip(kinds.labels, kinds.thresholds, strict=True))
+    limits = np.array([threshold[str(label)] for label in np.asarray(picks.label)])
+    picks = picks[np.asarray(picks.score) > limits]
+    right, seen = np.zeros(len(picks), dtype=bool), np.zeros(len(truth), dtype=bool)
+    for label, diameter in zip(kinds.labels, kinds.diameters, strict=True):
+        rows = [np.flatnonzero(np.asarray(table.label) == label) for table in (picks, truth)]
+        if min(map(len, rows)):
+            pairs = match_particles(picks[rows[0]], truth[rows[1]], radius=diameter / 2).pairs
+            right[rows[0][pairs[:, 0]]] = seen[rows[1][pairs[:, 1]]] = True
+    figure = draw_slices(
+        Tomogram(data=sample.data.astype(np.float32), voxel_spacing=spacing),
+        picks,
+        diameter=float(np.mean(kinds.diameters)),
+        title=f"step {step}: {right.sum()} of {len(truth)} found, {(~right).sum()} wrong",
+        right=right,
+        missed=truth.position[~seen],
+    )
+    with writing(folder / f"step_{step:06d}.png") as draft:
+        figure.savefig(draft, dpi=100, format="png")
 
 
 def _heat_card(record: dict[str, Any], report: Report, kinds: Kinds) -> str:

@@ -177,13 +177,37 @@ class HeatTask:
         self, model: nn.Module, samples: Sequence[Prepared], device: str
     ) -> tuple[Particles, Particles]:
         """Picks of any heat, and the truth, of all samples."""
-        picks, truth = [], []
-        for number, sample in enumerate(samples):
-            scores = self._scores(_run_whole(model, sample, device), str(number))
-            half = np.array(self.diameters) / 2
-            picks.append(find_peaks(scores, threshold=_LOWEST, min_distance=half))
-            truth.append(self._truth(sample, str(number)))
-        return Particles.concatenate(picks), Particles.concatenate(truth)
+        found = [
+            self.find(model, sample, name=str(number), device=device)
+            for number, sample in enumerate(samples)
+        ]
+        picks, truth = zip(*found, strict=True)
+        return Particles.concatenate(list(picks)), Particles.concatenate(list(truth))
+
+    def find(
+        self, model: nn.Module, sample: Prepared, *, name: str = "", device: str = "cpu"
+    ) -> tuple[Particles, Particles]:
+        """Find particles of any heat in a sample; also return the true ones.
+
+        Parameters
+        ----------
+        model : Module
+            Set to inference.
+        sample : Prepared
+        name : str
+            Of the tomogram in both tables.
+        device : str
+            Where the model is.
+
+        Returns
+        -------
+        picks, truth : Particles
+            From the sample's first voxel.
+        """
+        scores = self._scores(_run_whole(model, sample, device), name)
+        half = np.array(self.diameters) / 2
+        picks = find_peaks(scores, threshold=_LOWEST, min_distance=half)
+        return picks, self._truth(sample, name)
 
     def choose_thresholds(
         self, model: nn.Module, samples: Sequence[Prepared], *, device: str
