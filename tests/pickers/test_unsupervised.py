@@ -54,16 +54,16 @@ def reference_height() -> float:
 
 @cache
 def centers(*, incline: float = 0.0, free: tuple[int, int, int, float] | None = None):
-    """Places zyx of balls in a slab of half the height, 10 voxels apart at least."""
+    """Places zyx of balls in a slab of half the height, 13 voxels apart at least."""
     rng = np.random.default_rng(4)
     found: list[np.ndarray] = []
-    while len(found) < 45:
+    while len(found) < 40:
         y, x = rng.uniform(6, SHAPE[1] - 7), rng.uniform(6, SHAPE[2] - 7)
         z = SHAPE[0] / 2 + rng.uniform(-14, 14) + incline * (x - SHAPE[2] / 2)
         place = np.array([z, y, x])
         if free is not None and np.linalg.norm(place - free[:3]) < free[3]:
             continue
-        if all(np.linalg.norm(place - other) > 10 for other in found):
+        if all(np.linalg.norm(place - other) > 13 for other in found):
             found.append(place)
     return np.array(found)
 

@@ -30,6 +30,8 @@ SIDE = 5
 """Voxels along a neighbourhood."""
 FREQUENCIES = 10
 KEPT = 64
+_STRONG = 8.0
+"""Curvature in deviations of the noise beyond which more of it says nothing: gold would."""
 BANKS = ("invariant", "gabor", "fft", "intensity")
 
 
@@ -119,7 +121,7 @@ class InvariantBank:
 def compress(curvature: Array) -> Array:
     """Features of the invariant bank from curvatures of shape (scale, 3, z, y, x)."""
     flat = curvature.reshape(3 * len(SCALES), -1).T
-    return np.asarray(np.arcsinh(flat), dtype=np.float32)
+    return np.arcsinh(np.clip(flat, -_STRONG, _STRONG))
 
 
 def gabor_filters(*, zero_mean: bool) -> Array:

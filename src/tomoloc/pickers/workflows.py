@@ -295,7 +295,8 @@ class Workbench:
         """Vectors and centres, and the blurred tomogram on the same grid."""
         if self.features is None:
             raise ValueError("learned features need a network")
-        clean = denoise(self.tomogram, self.method)
+        source = self.tomogram
+        clean = denoise(replace(source, data=despeckle(source.data)), self.method)
         embedding = self.features.embed(clean)
         middle, deviation = robust_scale(clean.data)
         grid = Volume(
