@@ -1,7 +1,7 @@
 """How well `pick unsupervised` finds particles with nothing chosen by hand, and what it costs.
 
     python benchmarks/unsupervised.py --structures FOLDER [--conditions NAME...] [--tomograms N]
-        [--skip-paper] [--noise N] [--cache FOLDER] [--json FILE]
+        [--skip-paper] [--noise N] [--cache FOLDER] [--json FILE] [--picture FILE]
     python benchmarks/unsupervised.py --speed
 
 Simulated tomograms of real proteins that neither the network nor the weights of the other scores
@@ -82,6 +82,8 @@ def main() -> int:
             words = f"{condition}_{number}: default {best['f1']:.3f}, {seconds:.0f} s"
             print(words, file=sys.stderr, flush=True)
     report(rows, given.conditions)
+    if given.picture:
+        draw(scenes.sample(given.conditions[-1], 0), given.picture)
     noise = [count_in_noise(scenes, number) for number in range(given.noise)]
     report_noise(noise)
     if given.json:
@@ -101,6 +103,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--noise", type=int, default=2, help="tomograms without particles")
     parser.add_argument("--cache", type=Path, default=Path("build/unseen"), help="of scenes")
     parser.add_argument("--json", type=Path, help="all scores")
+    parser.add_argument("--picture", type=Path, help="of the default in the last condition")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--speed", action="store_true", help="time and memory instead")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -231,6 +234,48 @@ def report(rows: Sequence[Row], conditions: Sequence[str]) -> None:
         verdict = "PASS" if f1 >= GOALS[condition] else "FAIL"
         print(f"{verdict}: default, {condition}: F1 {f1:.3f}, goal {GOALS[condition]}")
     print(flush=True)
+
+
+def draw(sample: Sample, path: Path) -> None:
+    """A slice with the default's picks in it, and the segmentation of the same slice."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    tomogram = sample.tomogram
+    found = pick(tomogram, UnsupervisedPicker()).particles
+    bright = tomogram.with_data(-np.asarray(tomogram.data))
+    (instances,) = UnsupervisedPicker().find_instances(bright).values()
+    truth = replace(sample.particles, label="", extra={})
+    right = match_particles(replace(found, label="", extra={}), truth, radius=RADIUS).pairs[:, 0]
+    height = tomogram.center[2]
+    section = round(tomogram.to_index(tomogram.center)[0])
+    image = np.asarray(tomogram.data[section - 2 : section + 3]).mean(axis=0)
+    low, high = np.percentile(image, (0.5, 99.5))
+    labels = instances.labels
+    here = np.clip(round(labels.to_index(tomogram.center)[0]), 0, labels.shape[0] - 1)
+    numbers = np.asarray(labels.data[here - 1 : here + 2]).max(axis=0)
+    sure = np.append(False, instances.score > 0.5)
+    shown = np.where(sure[numbers], 1 + numbers % 19, 0)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
+    side = (0, tomogram.extent[0] / 10, 0, tomogram.extent[1] / 10)
+    for panel in axes:
+        panel.imshow(image, cmap="gray", vmin=low, vmax=high, origin="lower", extent=side)
+        panel.set(xlabel="x (nm)", ylabel="y (nm)")
+    near = np.abs(found.position[:, 2] - height) < 60
+    good = np.isin(np.arange(len(found)), right)
+    for chosen, color in ((good, "tab:green"), (~good, "tab:red")):
+        place = (found.position[near & chosen] - tomogram.origin) / 10
+        axes[0].scatter(place[:, 0], place[:, 1], s=90, facecolors="none", edgecolors=color)
+    axes[0].set_title("picks: right green, wrong red")
+    axes[1].imshow(
+        np.ma.masked_equal(shown, 0), cmap="tab20", origin="lower", extent=side, alpha=0.8,
+        interpolation="nearest",
+    )  # fmt: skip
+    axes[1].set_title("segmentation")
+    figure.savefig(path, dpi=90, pil_kwargs={"quality": 80} if path.suffix == ".jpg" else {})
+    plt.close(figure)
 
 
 def report_noise(counts: Sequence[dict[str, int]]) -> None:

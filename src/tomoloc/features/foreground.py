@@ -129,7 +129,8 @@ def fit_foreground(
         cluster=0,
         share=0.0,
     )
-    projected = made._project(rows)
+    # in double precision: variances of blurred neighbourhoods span many orders
+    projected = made._project(rows).astype(np.float64)
     if clustering == "kmeans":
         model = KMeans(2, n_init=3, random_state=seed)
     else:

@@ -186,7 +186,8 @@ class Workbench:
     @cached_property
     def _places(self) -> list[tuple[slice, ...]]:
         rng = np.random.default_rng([self.seed, 0])
-        return spread_blocks(self.volume.shape, side=BLOCK, number=_BLOCKS, rng=rng)
+        number = int(np.clip(self.volume.data.size // (2 * BLOCK**3), 4, _BLOCKS))
+        return spread_blocks(self.volume.shape, side=BLOCK, number=number, rng=rng)
 
     @cached_property
     def _survey(self) -> Survey:
