@@ -22,6 +22,7 @@ LOBES = make_lobes([(0, 0, 0), (55, 0, 0), (0, 40, 30)], [38, 26, 22], name="lob
 BLOBS = make_blob_model()
 EXAMPLES = {
     "template": {"template": LOBES, "angular_step": 36.0},
+    "unsupervised": {"features": "invariant"},
     "embedding": {
         "reference": Targets(vectors=BRIGHT, label="lobes", model=BLOBS.identity),
         "model": BLOBS,

@@ -15,8 +15,10 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+from torch.nn.functional import conv3d
 
 from tomoloc.features.scales import SCALES, ScaleSpace
 
@@ -28,8 +30,9 @@ SIDE = 5
 """Voxels along a neighbourhood."""
 FREQUENCIES = 10
 KEPT = 64
+_STRONG = 8.0
+"""Curvature in deviations of the noise beyond which more of it says nothing: gold would."""
 BANKS = ("invariant", "gabor", "fft", "intensity")
-_ROWS = 1 << 16
 
 
 class Bank(Protocol):
@@ -53,7 +56,7 @@ class PatchBank:
     Parameters
     ----------
     filters : ndarray of float32, shape (125, n)
-        Columns are filters; no column stands for the neighbourhood itself.
+        Columns are filters.
     magnitude : bool
         The second half of the columns is the imaginary part of the first; give magnitudes.
     """
@@ -68,27 +71,22 @@ class PatchBank:
 
     def __call__(self, tile: Array, rows: NDArray[np.intp] | None = None) -> Array:
         """Describe voxels inside the halo, all or the chosen ones."""
-        windows = sliding_window_view(tile, (SIDE,) * 3)
         if rows is not None:
+            windows = sliding_window_view(tile, (SIDE,) * 3)
             chosen = windows[np.unravel_index(rows, windows.shape[:3])]
-            return self.describe(chosen.reshape(len(rows), -1))
-        n = windows.shape[0] * windows.shape[1] * windows.shape[2]
-        out = []
-        step = max(1, _ROWS // (windows.shape[1] * windows.shape[2]))
-        for start in range(0, len(windows), step):
-            patches = windows[start : start + step].reshape(-1, SIDE**3)
-            out.append(self.describe(patches))
-        return np.concatenate(out).reshape(n, -1)
+            return self._combine((chosen.reshape(len(rows), -1) @ self.filters).T)
+        volume = torch.from_numpy(np.ascontiguousarray(tile))[None, None]
+        kernels = np.ascontiguousarray(self.filters.T).reshape(-1, 1, *(SIDE,) * 3)
+        with torch.inference_mode():
+            values = conv3d(volume, torch.from_numpy(kernels))[0].numpy()
+        return self._combine(values.reshape(len(values), -1))
 
-    def describe(self, patches: Array) -> Array:
-        """Filter neighbourhoods, shape (n, 125)."""
-        if not self.filters.size:
-            return patches
-        values = patches @ self.filters
-        if not self.magnitude:
-            return np.asarray(values)
-        half = values.shape[1] // 2
-        return np.hypot(values[:, :half], values[:, half:])
+    def _combine(self, values: Array) -> Array:
+        """From values of all filters, shape (filters, n), to features, shape (n, features)."""
+        if self.magnitude:
+            half = len(values) // 2
+            values = np.hypot(values[:half], values[half:])
+        return np.ascontiguousarray(values.T)
 
     def choose(self, tile: Array, *, number: int = KEPT) -> PatchBank:
         """Keep the filters whose responses to a tile vary most."""
@@ -123,7 +121,7 @@ class InvariantBank:
 def compress(curvature: Array) -> Array:
     """Features of the invariant bank from curvatures of shape (scale, 3, z, y, x)."""
     flat = curvature.reshape(3 * len(SCALES), -1).T
-    return np.asarray(np.arcsinh(flat), dtype=np.float32)
+    return np.arcsinh(np.clip(flat, -_STRONG, _STRONG))
 
 
 def gabor_filters(*, zero_mean: bool) -> Array:
@@ -185,5 +183,5 @@ def make_bank(name: str, *, space: ScaleSpace, sample: Array, paper: bool = Fals
     if name == "fft":
         return PatchBank(filters=_fourier_filters(), magnitude=True)
     if name == "intensity":
-        return PatchBank(filters=np.zeros((SIDE**3, 0), dtype=np.float32))
+        return PatchBank(filters=np.eye(SIDE**3, dtype=np.float32))
     raise ValueError(f"features must be one of {', '.join(BANKS)}; got {name!r}")

@@ -50,15 +50,12 @@ class Seeds:
         As `ScaleSpace` gives it.
     sheet : ndarray, shape (n,)
         How much of a sheet goes on around it.
-    height : ndarray, shape (n,)
-        Of the blurred tomogram.
     """
 
     position: FloatArray
     strength: FloatArray
     curvature: FloatArray
     sheet: FloatArray
-    height: FloatArray
 
     def __len__(self) -> int:
         return len(self.strength)
@@ -70,7 +67,6 @@ class Seeds:
             strength=self.strength[rows],
             curvature=self.curvature[rows],
             sheet=self.sheet[rows],
-            height=self.height[rows],
         )
 
 
@@ -163,7 +159,6 @@ def survey(volume: Volume, space: ScaleSpace, *, min_distance: float = 50.0) -> 
         strength=strength,
         curvature=curvature,
         sheet=sheets[tuple((place // _COARSE).T)].astype(float),
-        height=np.asarray(field[tuple(place.T)], dtype=float),
     )
     # Tiles do not know of each other's seeds.
     kept = suppress(position, strength, min_distance=min_distance)

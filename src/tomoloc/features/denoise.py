@@ -264,7 +264,7 @@ def _without_speckles(data: Array, limit: float) -> Array:
                 near[4] = data[z, y, max(x - 1, 0)]
                 near[5] = data[z, y, min(x + 1, nx - 1)]
                 here = data[z, y, x]
-                if here > near.max() + 0.5 * limit or here < near.min() - 0.5 * limit:
+                if abs(here - near.mean()) > 0.5 * limit:
                     near.sort()
                     middle = 0.5 * (near[2] + near[3])
                     if abs(here - middle) > limit:

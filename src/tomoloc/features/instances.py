@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
+from scipy.special import erf
 
 from tomoloc.types import FloatArray, Volume
 
@@ -192,21 +194,31 @@ def find_regions(labels: Labels, *, field: Volume, number: int | None = None) ->
 def ball_diameter(volume: FloatArray, *, sigma: float) -> FloatArray:
     """Diameter of a ball that, blurred, is as large at half of its height.
 
-    The half-height diameter d of a Gaussian is 2.355 of its deviation, variances of blurs add, and
-    a ball of diameter D has the variance of a Gaussian of deviation D / sqrt(20) along each axis.
-
     Parameters
     ----------
     volume : ndarray
         At half height, in cubic angstrom.
     sigma : float
-        Of the blur, in angstrom.
+        Of the Gaussian blur, in angstrom.
 
     Returns
     -------
     ndarray
         In angstrom; 0 where the blur alone is as large.
     """
-    blurred = np.cbrt(6 * np.asarray(volume, dtype=float) / np.pi)
-    variance = (blurred / 2.3548) ** 2 - sigma**2
-    return np.asarray(np.sqrt(20 * np.maximum(variance, 0)))
+    blurred = np.cbrt(6 * np.asarray(volume, dtype=float) / np.pi) / sigma
+    radius, at_half = _half_heights()
+    found = np.interp(blurred, 2 * at_half, 2 * radius, left=0.0)
+    return np.asarray(np.where(blurred > 2 * at_half[-1], blurred, found) * sigma)
+
+
+@cache
+def _half_heights() -> tuple[FloatArray, FloatArray]:
+    """Radii of balls and where they are half as high once blurred, in units of the blur."""
+    radius = np.linspace(0.05, 8.0, 160)[:, None]
+    r = np.linspace(1e-3, 10.0, 4000)
+    profile = (erf((radius - r) / np.sqrt(2)) + erf((radius + r) / np.sqrt(2))) / 2
+    tails = np.exp(-((radius - r) ** 2) / 2) - np.exp(-((radius + r) ** 2) / 2)
+    profile -= tails / (np.sqrt(2 * np.pi) * r)
+    half = r[(profile > profile[:, :1] / 2).sum(axis=1) - 1]
+    return radius[:, 0], half

@@ -30,8 +30,14 @@ Array = NDArray[np.float32]
 SCALES = (20.0, 27.0, 36.0, 48.0)
 """Standard deviations of the Gaussians in Å: blobs of 70 to 170 Å."""
 _TRUNCATE = 3.0
-_QUIET = 25.0
-"""Percentile of parts of a volume whose deviation is taken for that of the noise."""
+_WINDOW = 70.0
+"""Standard deviation in Å of the windows in which deviations are measured."""
+_QUIET = 10.0
+"""Percentile of these deviations that is taken for the noise: there are no particles."""
+_QUIET_IN_NOISE = np.array([0.951, 0.928, 0.898, 0.854])
+"""The same percentile in white noise, over its deviation, at each of `SCALES`."""
+_BLANK = 0.1
+"""Part of the median deviation below which there is no image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +102,17 @@ class ScaleSpace:
             If the blocks are flat.
         """
         plain = cls(voxel_spacing=voxel_spacing)
-        deviations = []
+        width = _WINDOW / voxel_spacing
+        local = []
         for block in blocks:
-            trace = plain(block)[0].sum(axis=1).reshape(len(SCALES), -1)
-            middle = np.median(trace, axis=1, keepdims=True)
-            deviations.append(1.4826 * np.median(np.abs(trace - middle), axis=1))
-        noise = np.percentile(deviations, _QUIET, axis=0)
+            trace = plain(block)[0].sum(axis=1)
+            power = [ndimage.gaussian_filter(part**2, width, truncate=2.5) for part in trace]
+            local.append(np.sqrt(np.reshape(power, (len(SCALES), -1))))
+        deviation = np.concatenate(local, axis=1)
+        # Blank margins are no quiet ice.
+        filled = (deviation > _BLANK * np.median(deviation, axis=1, keepdims=True)).all(axis=0)
+        deviation = deviation[:, filled] if filled.any() else deviation
+        noise = np.percentile(deviation, _QUIET, axis=1) / _QUIET_IN_NOISE
         if not (noise > 0).all():
             raise ValueError("the volume is flat: there is nothing to see in it")
         return cls(voxel_spacing=voxel_spacing, noise=tuple(float(value) for value in noise))

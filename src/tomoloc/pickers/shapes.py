@@ -16,27 +16,26 @@ from tomoloc.types import FloatArray, Volume
 
 __all__ = ["describe_seeds", "find_slab", "rate_seeds", "set_gold_apart"]
 
-_INTERCEPT = -20.025
-_SHARE = 0.2643
+_INTERCEPT = -25.826
+_SHARE = 0.2652
 _WEIGHTS = (
-    -2.454,
-    5.021,
-    0.397,
-    0.593,
-    7.438,
-    4.102,
-    -0.169,
-    -0.686,
-    -0.661,
-    -4.152,
-    0.789,
-    2.382,
-    0.152,
-    -2.573,
-    1.047,
-    1.455,
-    -4.283,
-    -11.549,
+    -4.837,
+    -11.773,
+    0.075,
+    -1.186,
+    10.744,
+    10.803,
+    3.731,
+    -2.277,
+    -0.339,
+    -3.318,
+    1.677,
+    7.665,
+    -0.185,
+    -3.470,
+    0.781,
+    2.706,
+    -8.535,
 )
 
 _SURE = 0.5
@@ -60,10 +59,10 @@ def describe_seeds(seeds: Seeds) -> FloatArray:
 
     Returns
     -------
-    ndarray, shape (n, 18)
+    ndarray, shape (n, 17)
         At each scale the logarithms of blobness (four) and of the sum of curvatures (four), the
-        second and the third curvature over the first (eight); then how much of a sheet is around,
-        and the intensity.
+        second and the third curvature over the first (eight); then how much of a sheet is around.
+        Not the intensity: it depends on how low frequencies were weighted in reconstruction.
     """
     curvature = np.asarray(seeds.curvature, dtype=float)
     blob = np.cbrt(np.prod(np.maximum(curvature, 0), axis=2))
@@ -76,7 +75,6 @@ def describe_seeds(seeds: Seeds) -> FloatArray:
             np.log1p(total),
             ratio,
             np.log1p(np.maximum(seeds.sheet, 0)),
-            np.clip(seeds.height, -1, 5),
         ]
     )
 

@@ -186,7 +186,8 @@ class Workbench:
     @cached_property
     def _places(self) -> list[tuple[slice, ...]]:
         rng = np.random.default_rng([self.seed, 0])
-        return spread_blocks(self.volume.shape, side=BLOCK, number=_BLOCKS, rng=rng)
+        number = int(np.clip(self.volume.data.size // (2 * BLOCK**3), 4, _BLOCKS))
+        return spread_blocks(self.volume.shape, side=BLOCK, number=number, rng=rng)
 
     @cached_property
     def _survey(self) -> Survey:
@@ -295,7 +296,8 @@ class Workbench:
         """Vectors and centres, and the blurred tomogram on the same grid."""
         if self.features is None:
             raise ValueError("learned features need a network")
-        clean = denoise(self.tomogram, self.method)
+        source = self.tomogram
+        clean = denoise(replace(source, data=despeckle(source.data)), self.method)
         embedding = self.features.embed(clean)
         middle, deviation = robust_scale(clean.data)
         grid = Volume(
