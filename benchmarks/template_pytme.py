@@ -42,8 +42,9 @@ from tomoloc.pickers.correlation import (
     correlate,
     spherical_mask,
 )
+from tomoloc.simulate.molecules import load_structure
 from tomoloc.simulate.recipe import Recipe
-from tomoloc.simulate.scene import Simulator, load_structure
+from tomoloc.simulate.scene import Simulator
 from tomoloc.simulate.settings import BuiltIn, Microscope, Species, Specimen
 from tomoloc.types import Particles, ScoreMap, Structure
 

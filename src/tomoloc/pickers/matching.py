@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from tomoloc.pickers.compressed import energy_peaks, search_components
 from tomoloc.pickers.correlation import RotatedReference
-from tomoloc.pickers.poses import Basis, best_poses, make_basis, refine_poses
+from tomoloc.pickers.poses import Bank, Basis, best_poses, make_basis, refine_poses
 
 __all__ = ["Hits", "Rivals", "search"]
 
@@ -20,13 +20,14 @@ Array = NDArray[np.float32]
 
 _SAMPLED = 2000
 """Orientations that a basis is made from."""
-_COMPONENTS = 512
-_ENERGY = 0.995
-_PER_VOLUME = 4.0
-_LOOK_AROUND = 8
+_COMPONENTS = 320
+_ENERGY = 0.998
+_PER_VOLUME = 2.0
+_LOOK_AROUND = 4
 _NEAR_BEST = 0.8
 _BACKGROUND = 2048
-_KEEP = 3
+_COARSE = 50_000
+_KEEP = 4
 _BLOCK = 256
 _FOR_POSES = 160
 _NEIGHBOURS = np.array(list(product((-1, 0, 1), repeat=3)))
@@ -141,20 +142,24 @@ def _decide(
     """Let template and decoy compete at peaks of the energy of either, and around the best."""
     # One voxel of the background: an empty tomogram has no peaks.
     first = np.unique(np.concatenate([*peaks, background[:1]]), axis=0)
-    duel = _Duel.at(np.concatenate([first, background]), data, pair, bases)
-    median = np.median(duel.score[len(first) :])
-    duel = duel[: len(first)]
-    order = np.argsort(duel.score, kind="stable")
+    banks = [Bank(basis, pair.rotations) for basis in bases]
+    coarse = _Duel.at(first, background, data, banks, every=1 + len(pair.rotations) // _COARSE)
+    order = np.argsort(coarse.score, kind="stable")
     n = -(-len(order) // (2 * _LOOK_AROUND))
     sides = [order[-n:], order[:n]]
-    around = [_around(data, bases[i], pair, duel, side, i) for i, side in enumerate(sides)]
-    further = np.unique(np.concatenate(around), axis=0)
-    known = _number(first, data.shape)
-    further = further[~np.isin(_number(further, data.shape), known)]
-    duel = duel.join(_Duel.at(further, data, pair, bases))
+    around = [
+        _around(data, bank, coarse, side, i)
+        for i, (bank, side) in enumerate(zip(banks, sides, strict=True))
+    ]
+    duel = _Duel.at(np.unique(np.concatenate(around), axis=0), background, data, banks)
+    rest = ~np.isin(_number(first, data.shape), _number(duel.voxel, data.shape))
+    duel = duel.join(coarse[rest])
     shape = data.shape
-    best = [_best_nearby(duel, sides[0], shape), _best_nearby(duel, sides[1], shape, sign=-1)]
-    duel = duel.measured(np.union1d(*best), data, pair, bases)
+    best = [
+        _best_nearby(duel, first[side], shape, sign=sign)
+        for side, sign in zip(sides, (1, -1), strict=True)
+    ]
+    duel = duel.measured(np.union1d(*best), data, banks)
     rotation = pair.rotations[duel.poses[0][:, 0]].as_quat()
     if refine:
         rows = best[0]
@@ -164,7 +169,7 @@ def _decide(
             Rotation.from_quat(rotation[rows]),
             step=angular_step / 2,
         ).as_quat()
-    return Hits(voxel=duel.voxel, score=duel.score - median, rotation=Rotation.from_quat(rotation))
+    return Hits(voxel=duel.voxel, score=duel.score, rotation=Rotation.from_quat(rotation))
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,29 +182,41 @@ class _Duel:
 
     @classmethod
     def at(
-        cls, voxel: NDArray[np.intp], data: Array, pair: Rivals, bases: Sequence[Basis]
+        cls,
+        voxel: NDArray[np.intp],
+        background: NDArray[np.intp],
+        data: Array,
+        banks: Sequence[Bank],
+        *,
+        every: int = 1,
     ) -> _Duel:
+        """Score voxels, and take off the median score of the background."""
+        places = np.concatenate([voxel, background])
         first, second = (
-            best_poses(basis, basis.windows(data, voxel), pair.rotations, keep=_KEEP)
-            for basis in bases
+            best_poses(bank, bank.basis.windows(data, places), keep=_KEEP, every=every)
+            for bank in banks
         )
-        return cls(voxel, first.score[:, 0] - second.score[:, 0], (first.index, second.index))
+        score, n = first.score[:, 0] - second.score[:, 0], len(voxel)
+        return cls(voxel, score[:n] - np.median(score[n:]), (first.index[:n], second.index[:n]))
 
-    def __getitem__(self, rows: slice) -> _Duel:
+    def __getitem__(self, rows: NDArray[np.bool_]) -> _Duel:
         return _Duel(self.voxel[rows], self.score[rows], (self.poses[0][rows], self.poses[1][rows]))
 
-    def measured(
-        self, rows: NDArray[np.intp], data: Array, pair: Rivals, bases: Sequence[Basis]
-    ) -> _Duel:
+    def measured(self, rows: NDArray[np.intp], data: Array, banks: Sequence[Bank]) -> _Duel:
         """Choose anew among the best orientations at some rows, by exact correlations."""
         score, poses = self.score.copy(), [p.copy() for p in self.poses]
         everyone = np.arange(len(rows))
-        for own, basis, sign in zip(poses, bases, (1, -1), strict=True):
-            chosen = own[rows]
-            exact = basis.exact(data, self.voxel[rows], pair.rotations[chosen.ravel()])
+        for own, bank, sign in zip(poses, banks, (1, -1), strict=True):
+            chosen, voxel = own[rows], self.voxel[rows]
+            rotations = bank.rotations[chosen.ravel()]
+            # What the basis leaves out is added to the score.
+            rough = np.einsum(
+                "nk,nk->n", bank.basis.windows(data, voxel), bank.basis.copies(rotations[::_KEEP])
+            )
+            exact = bank.basis.exact(data, voxel, rotations)
             best = exact.argmax(axis=1)
             own[rows, 0] = chosen[everyone, best]
-            score[rows] = exact[everyone, best] if sign > 0 else score[rows] - exact[everyone, best]
+            score[rows] += sign * (exact[everyone, best] - rough)
         return _Duel(self.voxel, score, (poses[0], poses[1]))
 
     def join(self, other: _Duel) -> _Duel:
@@ -212,22 +229,17 @@ class _Duel:
 
 
 def _around(
-    data: Array,
-    basis: Basis,
-    pair: Rivals,
-    duel: _Duel,
-    rows: NDArray[np.intp],
-    side: int,
+    data: Array, bank: Bank, duel: _Duel, rows: NDArray[np.intp], side: int
 ) -> NDArray[np.intp]:
-    """Neighbours at which the poses of the chosen rows correlate nearly as well as anywhere."""
-    found = [np.zeros((0, 3), dtype=np.intp)]
+    """The chosen rows' voxels, and neighbours where their poses correlate nearly as well."""
+    found = [duel.voxel[rows]]
     for start in range(0, len(rows), _BLOCK):
         chosen = rows[start : start + _BLOCK]
         places = np.clip(duel.voxel[chosen, None] + _NEIGHBOURS, 0, np.array(data.shape) - 1)
-        windows = basis.windows(data, places.reshape(-1, 3)).reshape(len(chosen), 27, -1)
+        windows = bank.basis.windows(data, places.reshape(-1, 3)).reshape(*places.shape[:2], -1)
         poses = duel.poses[side][chosen]
-        copies = basis.copies(pair.rotations[poses.ravel()]).reshape(*poses.shape, -1)
-        score = np.einsum("nvk,npk->nvp", windows, copies, optimize=True).max(axis=2)
+        copies = bank.basis.copies(bank.rotations[poses.ravel()]).reshape(*poses.shape, -1)
+        score = (windows @ copies.transpose(0, 2, 1)).max(axis=2)
         found.append(places[score >= _NEAR_BEST * score.max(axis=1, keepdims=True)])
     return np.concatenate(found)
 
@@ -237,17 +249,17 @@ def _number(voxel: NDArray[np.intp], shape: tuple[int, ...]) -> NDArray[np.intp]
 
 
 def _best_nearby(
-    duel: _Duel, rows: NDArray[np.intp], shape: tuple[int, ...], *, sign: int = 1
+    duel: _Duel, voxel: NDArray[np.intp], shape: tuple[int, ...], *, sign: int
 ) -> NDArray[np.intp]:
-    """Rows with the highest (or lowest) score in the neighbourhood of each of the given rows."""
+    """Rows with the highest (sign 1) or lowest score around each of the given voxels."""
     numbers = _number(duel.voxel, shape)
     order = np.argsort(numbers)
-    places = np.clip(duel.voxel[rows, None] + _NEIGHBOURS, 0, np.array(shape) - 1)
+    places = np.clip(voxel[:, None] + _NEIGHBOURS, 0, np.array(shape) - 1)
     wanted = np.ravel_multi_index(tuple(np.moveaxis(places, -1, 0)), shape)
     position = np.minimum(np.searchsorted(numbers[order], wanted), len(order) - 1)
     found = order[position]
     score = np.where(numbers[found] == wanted, sign * duel.score[found], -np.inf)
-    return np.unique(found[np.arange(len(rows)), score.argmax(axis=1)])
+    return np.unique(found[np.arange(len(voxel)), score.argmax(axis=1)])
 
 
 def _basis(reference: RotatedReference, rotations: Rotation, device: str) -> Basis:

@@ -148,7 +148,7 @@ class TemplatePicker:
     separate: bool = True
     handedness: bool = False
     exhaustive: bool = False
-    detectability: float = 0.95
+    detectability: float = 0.9
     refine: bool = True
     device: str = "auto"
     seed: int = 0
