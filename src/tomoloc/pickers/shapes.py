@@ -118,7 +118,7 @@ def set_gold_apart(seeds: Seeds, odds: FloatArray) -> NDArray[np.bool_]:
     """
     from scipy.spatial import KDTree
 
-    total = seeds.curvature[:, 0].sum(axis=1)
+    total = seeds.curvature.sum(axis=2).max(axis=1)  # at whatever scale it is largest
     sure = total[odds > 0]
     if len(sure) < 5:
         return np.zeros(len(seeds), dtype=bool)
