@@ -1,7 +1,7 @@
 """How well `pick unsupervised` finds particles with nothing chosen by hand, and what it costs.
 
     python benchmarks/unsupervised.py --structures FOLDER [--conditions NAME...] [--tomograms N]
-        [--skip-paper] [--noise N] [--cache FOLDER] [--json FILE] [--picture FILE]
+        [--paper N] [--noise N] [--cache FOLDER] [--json FILE] [--picture FILE]
     python benchmarks/unsupervised.py --speed
 
 Simulated tomograms of real proteins that neither the network nor the weights of the other scores
@@ -68,7 +68,7 @@ def main() -> int:
         for number in range(given.tomograms):
             start = time.perf_counter()
             sample = scenes.sample(condition, number)
-            for method, picks in run(sample, paper=not given.skip_paper):
+            for method, picks in run(sample, paper=number < given.paper):
                 rows.append(
                     {
                         "condition": condition,
@@ -99,7 +99,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--structures", type=Path, default=folder)
     parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
     parser.add_argument("--tomograms", type=int, default=3, help="of each condition")
-    parser.add_argument("--skip-paper", action="store_true", help="not the published ones")
+    parser.add_argument("--paper", type=int, default=1, help="tomograms for the published ones")
     parser.add_argument("--noise", type=int, default=2, help="tomograms without particles")
     parser.add_argument("--cache", type=Path, default=Path("build/unseen"), help="of scenes")
     parser.add_argument("--json", type=Path, help="all scores")
@@ -289,7 +289,7 @@ def report_speed() -> int:
     lines, passed = [], True
     kinds = dict.fromkeys(workflow.features for workflow in WORKFLOWS)
     names = [f"{features}-kmeans-watershed" for features in kinds]
-    for words in [*names, "gabor-gmm-components", "all"]:
+    for words in [*names, "all"]:
         command = [sys.executable, __file__, "--one", words]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         result = json.loads(done.stdout.splitlines()[-1])

@@ -38,6 +38,7 @@ _PUBLIC = {
     "TemplatePicker": "tomoloc.pickers.template",
     "EmbeddingPicker": "tomoloc.pickers.embedding",
     "embed_examples": "tomoloc.pickers.embedding",
+    "UnsupervisedPicker": "tomoloc.pickers.unsupervised",
     "find_peaks": "tomoloc.localize",
     "find_components": "tomoloc.localize",
     "estimate_threshold": "tomoloc.localize",

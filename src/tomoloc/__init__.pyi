@@ -19,6 +19,7 @@ from tomoloc.pickers.embedding import embed_examples as embed_examples
 from tomoloc.pickers.pick import Picks as Picks
 from tomoloc.pickers.pick import pick as pick
 from tomoloc.pickers.template import TemplatePicker as TemplatePicker
+from tomoloc.pickers.unsupervised import UnsupervisedPicker as UnsupervisedPicker
 from tomoloc.simulate.recipe import read_recipe as read_recipe
 from tomoloc.simulate.scene import Simulator as Simulator
 from tomoloc.simulate.structures import make_complex as make_complex

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn.functional import conv3d
 
 from tomoloc.features.scales import SCALES, ScaleSpace
@@ -74,19 +75,20 @@ class PatchBank:
         if rows is not None:
             windows = sliding_window_view(tile, (SIDE,) * 3)
             chosen = windows[np.unravel_index(rows, windows.shape[:3])]
-            return self._combine((chosen.reshape(len(rows), -1) @ self.filters).T)
+            patches = np.ascontiguousarray(chosen.reshape(len(rows), -1))
+            return self._combine(torch.from_numpy(patches @ self.filters).T)
         volume = torch.from_numpy(np.ascontiguousarray(tile))[None, None]
         kernels = np.ascontiguousarray(self.filters.T).reshape(-1, 1, *(SIDE,) * 3)
         with torch.inference_mode():
-            values = conv3d(volume, torch.from_numpy(kernels))[0].numpy()
+            values = conv3d(volume, torch.from_numpy(kernels))[0]
         return self._combine(values.reshape(len(values), -1))
 
-    def _combine(self, values: Array) -> Array:
+    def _combine(self, values: Tensor) -> Array:
         """From values of all filters, shape (filters, n), to features, shape (n, features)."""
         if self.magnitude:
             half = len(values) // 2
-            values = np.hypot(values[:half], values[half:])
-        return np.ascontiguousarray(values.T)
+            values = torch.hypot(values[:half], values[half:])
+        return np.asarray(values.T.contiguous().numpy())
 
     def choose(self, tile: Array, *, number: int = KEPT) -> PatchBank:
         """Keep the filters whose responses to a tile vary most."""

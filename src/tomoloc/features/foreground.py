@@ -129,11 +129,12 @@ def fit_foreground(
         cluster=0,
         share=0.0,
     )
-    # in double precision: variances of blurred neighbourhoods span many orders
-    projected = made._project(rows).astype(np.float64)
+    projected = made._project(rows)
     if clustering == "kmeans":
         model = KMeans(2, n_init=3, random_state=seed)
     else:
+        # variances of blurred neighbourhoods span many orders
+        projected = projected.astype(np.float64)
         model = GaussianMixture(2, random_state=seed, reg_covar=_ROUNDING, max_iter=200)
     with _calm():
         label = model.fit(projected).predict(projected)

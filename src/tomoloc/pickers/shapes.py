@@ -42,7 +42,9 @@ _SURE = 0.5
 _GOLD = 3.0
 """Times the contrast of the clearest particles, from which on a blob is gold."""
 _GOLD_REACH = 120.0
-"""Å around gold where its halo and streaks look like particles."""
+"""Å around gold where its halo looks like particles."""
+_STREAK = np.array([300.0, 30.0, 300.0])
+"""Half axes xyz in Å of where its streaks do: across the tilt axis, which is y, and along z."""
 _FEW = 30
 """Sure particles below which nothing is said of where the lamella is."""
 _SLAB = 1.35
@@ -118,7 +120,7 @@ def set_gold_apart(seeds: Seeds, odds: FloatArray) -> NDArray[np.bool_]:
     """
     from scipy.spatial import KDTree
 
-    total = seeds.curvature[:, 0].sum(axis=1)
+    total = seeds.curvature.sum(axis=2).max(axis=1)  # at whatever scale it is largest
     sure = total[odds > 0]
     if len(sure) < 5:
         return np.zeros(len(seeds), dtype=bool)
@@ -126,8 +128,9 @@ def set_gold_apart(seeds: Seeds, odds: FloatArray) -> NDArray[np.bool_]:
     gold = total > _GOLD * np.percentile(sure, 75)
     if not gold.any():
         return gold
-    away, _ = KDTree(seeds.position[gold]).query(seeds.position)
-    return np.asarray(away < _GOLD_REACH)
+    near, _ = KDTree(seeds.position[gold]).query(seeds.position)
+    streak, _ = KDTree(seeds.position[gold] / _STREAK).query(seeds.position / _STREAK)
+    return np.asarray((near < _GOLD_REACH) | (streak < 1))
 
 
 def find_slab(position: FloatArray, sure: NDArray[np.bool_], *, grid: Volume) -> NDArray[np.bool_]:
