@@ -527,21 +527,9 @@ def paint_peaks(
         0 elsewhere, where it takes no memory.
     """
     data = sparse_zeros((len(tables), *grid.shape), np.float32)
-    last = np.array(grid.shape) - 1
-    steps = np.array([s for s in product((-1, 0, 1), repeat=3) if np.abs(s).sum() <= 1])
     for channel, (position, score) in zip(data, tables.values(), strict=True):
-        height = np.asarray(score, dtype=float)
         place = grid.to_index(np.reshape(np.asarray(position, dtype=float), (-1, 3)))
-        nearest = np.clip(np.rint(place), 0, last).astype(int)
-        # The best ones last: where two are neighbours, it is the worse one that is spoilt.
-        for row in np.argsort(height, kind="stable"):
-            if height[row] <= 0:
-                continue
-            offset = np.clip(place[row] - nearest[row], -0.5, 0.5)
-            points = nearest[row] + steps
-            points = points[((points >= 0) & (points <= last)).all(axis=1)]
-            away = ((points - nearest[row] - offset) ** 2).sum(axis=1) - (offset**2).sum()
-            channel[tuple(points.T)] = height[row] * (1 - _STEEPNESS * away)
+        paint(channel, place, np.asarray(score, dtype=float))
     return ScoreMap(
         data=data,
         voxel_spacing=grid.voxel_spacing,
@@ -550,6 +538,32 @@ def paint_peaks(
         labels=tuple(tables),
         diameter=diameter,
     )
+
+
+def paint(data: NDArray[np.float32], place: FloatArray, height: FloatArray) -> None:
+    """Paint a paraboloid at each place: `paint_peaks` on a map that is there.
+
+    Parameters
+    ----------
+    data : ndarray, shape (z, y, x)
+        Changed at the voxels nearest to the places and their six neighbours.
+    place : ndarray, shape (n, 3)
+        Indices zyx, between voxels.
+    height : ndarray, shape (n,)
+        Of the nearest voxel; 0 or less is left out.
+    """
+    last = np.array(data.shape) - 1
+    nearest = np.clip(np.rint(place), 0, last).astype(int)
+    steps = np.array([s for s in product((-1, 0, 1), repeat=3) if np.abs(s).sum() <= 1])
+    # The best ones last: where two are neighbours, it is the worse one that is spoilt.
+    for row in np.argsort(height, kind="stable"):
+        if height[row] <= 0:
+            continue
+        offset = np.clip(place[row] - nearest[row], -0.5, 0.5)
+        points = nearest[row] + steps
+        points = points[((points >= 0) & (points <= last)).all(axis=1)]
+        away = ((points - nearest[row] - offset) ** 2).sum(axis=1) - (offset**2).sum()
+        data[tuple(points.T)] = height[row] * (1 - _STEEPNESS * away)
 
 
 def suppress(position: FloatArray, value: FloatArray, *, min_distance: float) -> NDArray[np.intp]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +17,6 @@ from tomoloc.pickers.correlation import correlate_kernel, forward
 from tomoloc.pickers.poses import Basis
 from tomoloc.progress import progress
 from tomoloc.types import FloatArray
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["component_weights", "energy_peaks", "search_components"]
 

@@ -66,11 +66,17 @@ class Hits:
         difference in the whole tomogram.
     rotation : Rotation of length n
         Of the template.
+    peak : ndarray of int, shape (m,)
+        Rows where the template scores better than around them.
+    offset : ndarray, shape (m, 3)
+        From these voxels to where the template correlates best, zyx, up to half a voxel each.
     """
 
     voxel: NDArray[np.intp]
     score: Array
     rotation: Rotation
+    peak: NDArray[np.intp]
+    offset: Array
 
 
 def search(
@@ -161,15 +167,40 @@ def _decide(
     ]
     duel = duel.measured(np.union1d(*best), data, banks)
     rotation = pair.rotations[duel.poses[0][:, 0]].as_quat()
+    rows, basis = best[0], bases[0].first(_FOR_POSES)
     if refine:
-        rows = best[0]
         rotation[rows] = refine_poses(
-            bases[0].first(_FOR_POSES),
-            bases[0].first(_FOR_POSES).windows(data, duel.voxel[rows]),
+            basis,
+            basis.windows(data, duel.voxel[rows]),
             Rotation.from_quat(rotation[rows]),
             step=angular_step / 2,
         ).as_quat()
-    return Hits(voxel=duel.voxel, score=duel.score, rotation=Rotation.from_quat(rotation))
+    turns = Rotation.from_quat(rotation)
+    return Hits(
+        voxel=duel.voxel,
+        score=duel.score,
+        rotation=turns,
+        peak=rows,
+        offset=_offsets(basis, data, duel.voxel[rows], turns[rows]),
+    )
+
+
+def _offsets(basis: Basis, data: Array, voxel: NDArray[np.intp], rotations: Rotation) -> Array:
+    """Vertex of the parabola through a voxel's correlation and its neighbours', axis by axis."""
+    offset = np.zeros((len(voxel), 3), np.float32)
+    if not len(voxel):
+        return offset
+    copies = basis.copies(rotations)
+
+    def correlate(step: NDArray[np.intp]) -> Array:
+        return np.einsum("nk,nk->n", basis.windows(data, voxel + step), copies)
+
+    here = correlate(np.zeros(3, dtype=np.intp))
+    for axis, step in enumerate(np.eye(3, dtype=np.intp)):
+        below, above = correlate(-step), correlate(step)
+        curvature = 2 * here - below - above
+        np.divide(above - below, 2 * curvature, out=offset[:, axis], where=curvature > 0)
+    return np.clip(offset, -0.5, 0.5)
 
 
 @dataclass(frozen=True, eq=False)

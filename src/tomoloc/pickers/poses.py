@@ -21,9 +21,6 @@ from tomoloc.progress import progress
 from tomoloc.types import FloatArray
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     import torch
 
 __all__ = ["Bank", "Basis", "BestPoses", "best_poses", "make_basis", "refine_poses"]

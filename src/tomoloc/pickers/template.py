@@ -18,6 +18,7 @@ from tomoloc.localize import (
     expected_false_peaks,
     false_discovery_rate,
     find_peaks,
+    paint,
     separate_scores,
     suppress,
 )
@@ -286,6 +287,8 @@ class TemplatePicker:
             place = (number, *found.voxel.T)
             scores[place] = found.score
             index[place] = start + np.arange(len(found.score))
+            peaks = found.voxel[found.peak]
+            paint(scores[number], peaks + found.offset, found.score[found.peak])
             start += len(found.score)
         return scores, index, Rotation.concatenate([found.rotation for found in hits])
 
