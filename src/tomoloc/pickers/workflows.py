@@ -57,7 +57,7 @@ _ROWS = 15_000
 _RICH = 0.05
 """Part of the voxels that are of high contrast."""
 _REACH, _VALLEY, _CLOSEST = 150.0, 0.7, 90.0
-"""Å, part, Å: how seeds are joined; chosen on scenes of other proteins than benchmarks use."""
+"""Å, part, Å: how seeds are joined; chosen on simulated scenes."""
 _LEAST_STRENGTH = 0.8
 _PATCH_BLUR = SCALES[0]
 _CENTER = 0.05
