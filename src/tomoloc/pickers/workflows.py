@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -39,8 +38,6 @@ from tomoloc.pickers.shapes import rate_seeds
 from tomoloc.types import FloatArray, Tomogram, Volume
 
 __all__ = ["WORKFLOWS", "Instances", "Workbench", "Workflow"]
-
-logger = logging.getLogger(__name__)
 
 Features = Literal["learned", "invariant", "gabor", "fft", "intensity"]
 Segments = Literal["watershed", "components"]
