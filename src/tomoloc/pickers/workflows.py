@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -40,8 +39,6 @@ from tomoloc.types import FloatArray, Tomogram, Volume
 
 __all__ = ["WORKFLOWS", "Instances", "Workbench", "Workflow"]
 
-logger = logging.getLogger(__name__)
-
 Features = Literal["learned", "invariant", "gabor", "fft", "intensity"]
 Segments = Literal["watershed", "components"]
 
@@ -57,7 +54,7 @@ _ROWS = 15_000
 _RICH = 0.05
 """Part of the voxels that are of high contrast."""
 _REACH, _VALLEY, _CLOSEST = 150.0, 0.7, 90.0
-"""Å, part, Å: how seeds are joined; chosen on scenes of other proteins than benchmarks use."""
+"""Å, part, Å: how seeds are joined; chosen on simulated scenes."""
 _LEAST_STRENGTH = 0.8
 _PATCH_BLUR = SCALES[0]
 _CENTER = 0.05
