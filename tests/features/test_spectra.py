@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from tomoloc.features.spectra import local_spectrum, match_spectrum
+from tomoloc.features.spectra import filter_tiles, local_spectrum, match_spectrum
 
 SHAPE = (50, 70, 90)
 
@@ -51,3 +51,16 @@ def test_what_is_right_already_stays(rng):
 def test_other_spectra_are_refused(rng):
     with pytest.raises(ValueError, match="25 shells"):
         match_spectrum(rng.normal(size=(20, 22, 24)), [1, 2, 3])
+
+
+def test_tiles_are_filtered_like_the_whole(rng):
+    data = rng.normal(size=SHAPE).astype(np.float32)
+
+    def low_pass(frequency):
+        return np.exp(-((frequency / 0.15) ** 2))
+
+    whole = filter_tiles(data, low_pass)
+    tiled = filter_tiles(data, low_pass, max_voxels=200_000)
+    np.testing.assert_allclose(tiled, whole, atol=1e-4)
+    spread = gaussian_filter(data.astype(float), 1 / (0.15 * np.pi * np.sqrt(2)), mode="mirror")
+    np.testing.assert_allclose(whole, spread, atol=0.02)

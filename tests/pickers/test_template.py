@@ -195,3 +195,26 @@ def test_band_is_coarser_where_the_ctf_is_unknown(planted, lobes) -> None:
     )
     np.testing.assert_array_equal(default, coarse)
     assert not np.allclose(default, fine)
+
+
+def test_large_tomograms_are_filtered_in_tiles(planted, lobes, monkeypatch) -> None:
+    """With nearly the same result as the whole."""
+    tomogram = bright(planted[0])
+    picker = TemplatePicker(template=lobes, low_pass=40)
+    whole, weights = picker._filter(tomogram)
+    monkeypatch.setattr("tomoloc.pickers.template._WHOLE", 1000)
+    tiled, blocks = picker._filter(tomogram)
+    assert np.corrcoef(whole.ravel(), tiled.ravel())[0, 1] > 0.98
+    frequency = np.linspace(0.005, 0.02, 9)
+    ratio = blocks(frequency) / weights(frequency)
+    np.testing.assert_allclose(ratio / ratio.mean(), 1, atol=0.25)
+
+
+def test_top_hat_takes_broad_maxima_away(planted, lobes) -> None:
+    tomogram, truth = planted
+    picker = TemplatePicker(template=lobes, angular_step=40, exhaustive=True, top_hat=True)
+    found = find_peaks(picker.score(bright(tomogram)), threshold=0.05, min_distance=90)
+    distance = np.linalg.norm(found.position[:, None] - truth.position, axis=2)
+    assert (distance[: len(truth)].min(axis=0) < 25).mean() > 0.7
+    with pytest.raises(ValueError, match="give exhaustive"):
+        replace(picker, exhaustive=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft
@@ -10,7 +12,7 @@ from tomoloc.arrays import allocate, release
 from tomoloc.tiling import Tiling, map_tiles
 from tomoloc.types import FloatArray
 
-__all__ = ["local_spectrum", "match_spectrum"]
+__all__ = ["filter_tiles", "local_spectrum", "match_spectrum"]
 
 _SIDE = 48
 """Voxels of the blocks that spectra are measured in."""
@@ -94,18 +96,44 @@ def match_spectrum(
     gain = np.clip(gain / np.exp(np.mean(np.log(gain))), 1 / _LIMIT, _LIMIT)
     place = np.arange(len(gain)) / _SIDE
 
+    return filter_tiles(data, lambda frequency: np.interp(frequency, place, gain))
+
+
+def filter_tiles(
+    data: NDArray[np.number],
+    transfer: Callable[[NDArray[np.float32]], FloatArray],
+    *,
+    max_voxels: int = 8_000_000,
+) -> NDArray[np.float32]:
+    """Filter a volume of any size in tiles, by what happens to each spatial frequency.
+
+    Parameters
+    ----------
+    data : ndarray, shape (z, y, x)
+        May be memory-mapped.
+    transfer : callable
+        Takes frequencies in cycles per voxel and gives a gain for each. What it spreads further
+        than 16 voxels is lost.
+    max_voxels : int
+        Of a tile.
+
+    Returns
+    -------
+    ndarray of float32, shape (z, y, x)
+        In a temporary file where it is large.
+    """
+
     def apply(tile: NDArray[np.float32]) -> NDArray[np.float32]:
-        frequency = _radius(tile.shape)
         spectrum = fft.rfftn(tile, workers=-1)
-        spectrum *= np.interp(frequency, place, gain).astype(np.float32)
-        inner = slice(_HALO, -_HALO)
+        spectrum *= transfer(_radius(tile.shape)).astype(np.float32)
         filtered = fft.irfftn(spectrum, s=tile.shape, workers=-1)
+        inner = slice(_HALO, -_HALO)
         return np.asarray(filtered[inner, inner, inner], dtype=np.float32)
 
     z, y, x = data.shape
     out: NDArray[np.float32] = allocate((z, y, x), np.float32)
-    tiling = Tiling(shape=(z, y, x), halo=_HALO, mirror=True, max_voxels=8_000_000)
-    for target, block in map_tiles(data, apply, tiling=tiling, description="matching the spectrum"):
+    tiling = Tiling(shape=(z, y, x), halo=_HALO, mirror=True, max_voxels=max_voxels)
+    for target, block in map_tiles(data, apply, tiling=tiling, description="filtering"):
         out[target] = block
         release(out)
     return out

@@ -13,6 +13,7 @@ from scipy import fft, ndimage
 from scipy.spatial.transform import Rotation
 
 from tomoloc.arrays import sparse_zeros
+from tomoloc.features.spectra import filter_tiles, local_spectrum
 from tomoloc.localize import (
     estimate_threshold,
     expected_false_peaks,
@@ -61,6 +62,8 @@ _ROOM = 6
 _DECOY_ROUNDS = 10
 _MOSTLY_ROUND = 0.5
 _FINEST_WITHOUT_CTF = 30.0
+_WHOLE = 1 << 27
+"""Voxels up to which a tomogram is filtered as a whole, beyond in tiles."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -118,6 +121,9 @@ class TemplatePicker:
         the tomogram's or the template's hand is wrong.
     exhaustive : bool
         Try all orientations at all voxels: the reference, hundreds of times slower.
+    top_hat : bool
+        Of the exhaustive search: keep of the score map only what is narrower than a fifth of the
+        diameter [3]_, so that broad maxima, of membranes or carbon, fall.
     detectability : float
         Of the search that is not exhaustive: what it uses of what makes particles stand out in the
         background, from 0 to 1.
@@ -135,6 +141,7 @@ class TemplatePicker:
     .. [2] Elias & Gygi, Nature Methods 4, 207 (2007), doi:10.1038/nmeth1019; random-phase
        templates in tomograms: Wan et al., Acta Cryst. D 80, 336 (2024),
        doi:10.1107/S205979832400295X.
+    .. [3] Chaillet et al., Int. J. Mol. Sci. 24, 13375 (2023), doi:10.3390/ijms241713375.
     """
 
     template: Structure | Volume | tuple[Structure | Volume, ...]
@@ -149,6 +156,7 @@ class TemplatePicker:
     separate: bool = True
     handedness: bool = False
     exhaustive: bool = False
+    top_hat: bool = False
     detectability: float = 0.9
     refine: bool = True
     device: str = "auto"
@@ -167,6 +175,8 @@ class TemplatePicker:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive; got {value}")
+        if self.top_hat and not self.exhaustive:
+            raise ValueError("top_hat needs the whole score map: give exhaustive, too")
         if not 0 < self.detectability <= 1:
             raise ValueError(f"detectability must be from 0 to 1; got {self.detectability}")
 
@@ -262,6 +272,9 @@ class TemplatePicker:
             better = score - rival
             # The more a reference varies with direction, the higher the best of many orientations
             # is in mere noise: the hollow sphere of ferritin stays below its decoy everywhere.
+            if self.top_hat:
+                reach = 2 * int(pair.diameter / 10) + 3
+                better = ndimage.white_tophat(better, size=(reach,) * 3, mode="nearest")
             scores[number] = better - np.median(better)
             index[number] = which + start
             start += len(pair.rotations)
@@ -428,7 +441,12 @@ class TemplatePicker:
         blind = self.ctf_correction == "none" and (series is None or series.ctf is None)
         finest = _FINEST_WITHOUT_CTF if blind else 0.0
         low_pass = max(self.low_pass or finest, 2 * spacing)
-        shells, power = radial_spectrum(tomogram.data, voxel_spacing=spacing)
+        large = tomogram.data.size > _WHOLE
+        if large:
+            power: FloatArray = local_spectrum(tomogram.data, seed=self.seed)
+            shells: FloatArray = np.linspace(0, 0.5 / spacing, len(power))
+        else:
+            shells, power = radial_spectrum(tomogram.data, voxel_spacing=spacing)
         # Shells without power (an empty tomogram, a filtered one) must not be blown up.
         floor = power[1:].max() * 1e-6 or 1.0
         gain = 1 / np.sqrt(np.maximum(power, floor))
@@ -438,6 +456,8 @@ class TemplatePicker:
             band = band_pass_weights(frequency, low_pass=low_pass)
             return band * np.interp(frequency, shells, gain) if self.whiten else band
 
+        if large:
+            return filter_tiles(tomogram.data, lambda f: (f > 0) * weights(f / spacing)), weights
         spectrum = fft.rfftn(np.asarray(tomogram.data, dtype=np.float32), workers=-1)
         spectrum *= weights(radial_frequency(tomogram.shape, spacing))
         spectrum[0, 0, 0] = 0
