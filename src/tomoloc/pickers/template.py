@@ -157,7 +157,7 @@ class TemplatePicker:
     handedness: bool = False
     exhaustive: bool = False
     top_hat: bool = False
-    detectability: float = 0.9
+    detectability: float = 0.87
     refine: bool = True
     device: str = "auto"
     seed: int = 0
