@@ -43,7 +43,9 @@ def main() -> int:
         microscope=Microscope(tilt_step=3.0, dose_e_per_a2=100.0, defocus_um=3.0),
     )
     simulator = Simulator(recipe)
-    picker = TemplatePicker(template=make_complex(3, mass_kda=500), angular_step=given.step)
+    picker = TemplatePicker(
+        template=make_complex(3, mass_kda=500), angular_step=given.step, separate=False
+    )
     distance = picker.particle_diameter / 2
     counts = np.zeros((given.seeds, len(EXPECTED), 2), dtype=int)
     for seed in range(given.seeds):

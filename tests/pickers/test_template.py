@@ -204,7 +204,7 @@ def test_large_tomograms_are_filtered_in_tiles(planted, lobes, monkeypatch) -> N
     whole, weights = picker._filter(tomogram)
     monkeypatch.setattr("tomoloc.pickers.template._WHOLE", 1000)
     tiled, blocks = picker._filter(tomogram)
-    assert np.corrcoef(whole.ravel(), tiled.ravel())[0, 1] > 0.98
+    assert np.corrcoef(whole.ravel(), tiled.ravel())[0, 1] > 0.95  # 25 shells only
     frequency = np.linspace(0.005, 0.02, 9)
     ratio = blocks(frequency) / weights(frequency)
     np.testing.assert_allclose(ratio / ratio.mean(), 1, atol=0.25)

@@ -38,6 +38,12 @@ def globule(rng, n=200, *, size=(40.0, 30.0, 20.0)):
     return np.array(chosen)
 
 
+def zigzag(x):
+    """Points along x, in threes around it: springs along one line would not resist bending."""
+    turn = 2 * np.pi / 3 * np.arange(len(x))
+    return np.stack([x, 2 * np.cos(turn), 2 * np.sin(turn)], axis=1)
+
+
 def least_rmsd(a, b):
     a, b = a - a.mean(axis=0), b - b.mean(axis=0)
     _, total = Rotation.align_vectors(a, b)
@@ -73,13 +79,14 @@ def test_modes_are_those_of_the_springs(rng, n):
 
 def test_two_balls_on_a_stalk_swing_as_wholes(rng):
     ball = globule(rng, 80, size=(16.0, 16.0, 16.0))
-    stalk = np.stack([np.arange(-18, 19, 3.6), np.zeros(11), np.zeros(11)], axis=1)
+    stalk = zigzag(np.arange(-18, 19, 3.6))
     nodes = np.concatenate([ball - [34, 0, 0], stalk, ball + np.array([34, 0, 0])])
     motions = find_motions(beads(nodes))
-    slowest = nodes + 60 * motions.displacement[0]
-    assert least_rmsd(slowest, nodes) > 3
+    # So small that a turn, which is a straight motion here, hardly widens what turns.
+    slowest = nodes + 20 * motions.displacement[0]
+    assert least_rmsd(slowest, nodes) > 1
     for part in (slice(0, 80), slice(-80, None)):
-        assert least_rmsd(slowest[part], nodes[part]) < 0.4
+        assert least_rmsd(slowest[part], nodes[part]) < 0.15
 
 
 @pytest.mark.parametrize("rmsd", [0.5, 3.0, 8.0])
@@ -136,14 +143,15 @@ def test_equally_stiff_modes_come_together_and_however_mixed():
 
 
 def test_a_loose_tail_does_not_take_it_all(rng):
-    tail = np.stack([np.arange(44, 120, 3.6), np.zeros(22), np.zeros(22)], axis=1)
+    tail = zigzag(np.arange(44, 120, 3.6))
     nodes = np.concatenate([globule(rng, 200), tail])
     motions = find_motions(beads(nodes))
     for _ in range(5):
         moved = draw_conformer(motions, rmsd=3.0, rng=rng).source.position
         assert np.linalg.norm(moved - nodes, axis=1).max() < 6 * 3.0
         steps = np.linalg.norm(np.diff(moved[200:], axis=0), axis=1)
-        np.testing.assert_allclose(steps, 3.6, atol=0.5)
+        expected = np.linalg.norm(np.diff(nodes[200:], axis=0), axis=1)
+        np.testing.assert_allclose(steps, expected, atol=0.5)
 
 
 def test_pieces_far_apart_are_one_network(rng):
