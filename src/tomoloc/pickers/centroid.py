@@ -103,7 +103,7 @@ class CentroidPicker:
         Of the particles in angstrom, if not that of the training. It only sets how far they are
         apart at least (half of it), and which of them reach over the border.
     flips : bool
-        Average the heat over half a turn about each axis: four times the work, a little better.
+        Average the heat over half a turn about each axis: four times the work.
     match_spectrum : bool
         Filter the tomogram so that its radial spectrum is that of the training data, where they
         were made in another way [2]_.
