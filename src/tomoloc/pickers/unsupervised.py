@@ -14,6 +14,7 @@ from tomoloc.features.learned import LearnedFeatures
 from tomoloc.localize import paint_peaks
 from tomoloc.nn.published import open_model
 from tomoloc.nn.stored import StoredModel
+from tomoloc.physics.contrast import is_flat
 from tomoloc.pickers.consensus import CONSENSUS, agree
 from tomoloc.pickers.published import run_published
 from tomoloc.pickers.workflows import (
@@ -160,7 +161,7 @@ class UnsupervisedPicker:
         ValueError
             If the tomogram is too small or too coarse.
         """
-        if _is_flat(tomogram):
+        if is_flat(tomogram.data):
             labels = [CONSENSUS] if self.all else [LABEL]
             return paint_peaks(tomogram, dict.fromkeys(labels, _NOTHING))
         found = self.find_instances(tomogram)
@@ -251,11 +252,6 @@ class UnsupervisedPicker:
 
 
 _NOTHING = (np.zeros((0, 3)), np.zeros(0))
-
-
-def _is_flat(tomogram: Tomogram) -> bool:
-    first = tomogram.data[0, 0, 0]
-    return all(bool((section == first).all()) for section in tomogram.data)
 
 
 def _tell(name: str, tables: dict[str, tuple[FloatArray, FloatArray]]) -> None:
