@@ -2,6 +2,7 @@
 
 import shutil
 
+import mrcfile
 import numpy as np
 import pytest
 
@@ -129,6 +130,10 @@ def test_annotated_tomograms_of_another_program(samples, tmp_path, capsys):
     table.write_text(table.read_text() + "TS_1 20 500 10\n")
     run(*words, "-o", tmp_path / "other", "--diameter", "120", code=2)
     assert "at (200, 5000, 100) Å lies outside tomogram" in complaint(capsys)
+    with mrcfile.open(tomograms[0], "r+") as file:
+        file.voxel_size = 0
+    run(*words, "-o", tmp_path / "other", "--diameter", "120", code=2)
+    assert "pass --tomogram-spacing" in complaint(capsys)
     run("--particles", table, "--tomograms", tomograms[0], "-o", tmp_path / "other", code=2)
     assert "add its file with --tomograms" in complaint(capsys)
 

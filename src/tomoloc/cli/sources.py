@@ -131,16 +131,26 @@ def read_annotated(
         If a particle lies outside its tomogram, or a tomogram is not given.
     """
     from tomoloc.cli.references import read_marked
+    from tomoloc.io.stored import WHAT_TO_DO
     from tomoloc.types import Sample
 
     samples = []
-    for tomogram, particles, rows in read_marked(
-        table,
-        tomograms=tomograms,
-        voxel_spacing=voxel_spacing,
-        contrast=contrast,
-        option="--tomograms",
-    ):
+    try:
+        marked = list(
+            read_marked(
+                table,
+                tomograms=tomograms,
+                voxel_spacing=voxel_spacing,
+                contrast=contrast,
+                option="--tomograms",
+            )
+        )
+    except ValueError as error:
+        # --voxel-spacing is that of the model here.
+        raise ValueError(
+            str(error).replace(WHAT_TO_DO, "pass --tomogram-spacing in angstrom")
+        ) from error
+    for tomogram, particles, rows in marked:
         own = particles[rows]
         outside = np.flatnonzero(~tomogram.contains(own.position))
         if len(outside):

@@ -162,6 +162,7 @@ def centroid(
     patience: int = 6,
     learning_rate: float | None = None,
     voxel_spacing: float | None = None,
+    tomogram_spacing: float | None = None,
     contrast: Literal["auto", "dark", "light"] = "auto",
     seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -210,6 +211,8 @@ def centroid(
         0.001 by default, and a third of that with --from.
     voxel_spacing
         Of the model in Å: data are brought to it. 10 by default, or that of --from.
+    tomogram_spacing
+        Voxel size of --tomograms in Å, where their files do not state it or state it wrong.
     contrast
         Of protein in --tomograms; detected by default.
     seed
@@ -239,7 +242,9 @@ def centroid(
     first = _find_start(start)
     marked: list[Sample] = []
     if particles is not None and tomograms is not None:
-        marked = read_annotated(particles, tomograms, voxel_spacing=None, contrast=contrast)
+        marked = read_annotated(
+            particles, tomograms, voxel_spacing=tomogram_spacing, contrast=contrast
+        )
     training = read_data(
         data or [], validation, seed=seed, jobs=jobs, apart=False, annotated=marked
     )
