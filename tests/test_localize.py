@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
 from scipy.spatial.transform import Rotation
 
 from tomoloc import localize
@@ -11,6 +11,7 @@ from tomoloc.localize import (
     estimate_threshold,
     find_components,
     find_peaks,
+    local_maxima,
     separate_scores,
 )
 from tomoloc.types import ScoreMap, Volume
@@ -110,17 +111,19 @@ def test_constant_region_gives_one_peak() -> None:
     assert len(find_peaks(score_map(data), threshold=0.5, min_distance=60)) == 1
 
 
-def test_few_and_many_voxels_above_the_threshold_are_looked_at_alike(rng, monkeypatch) -> None:
+def test_maxima_are_those_of_a_maximum_filter(rng, monkeypatch) -> None:
     data = np.round(gaussian_filter(rng.normal(size=(20, 31, 43)), 1.5), 2)  # with ties
     data[:6] = data.max() - 0.1  # flat
-    scores = ScoreMap(data=data[None].astype(np.float32), voxel_spacing=5.0, labels=("a",))
-    found = []
-    for limit in (0, 2):
-        monkeypatch.setattr(localize, "_SPARSE", limit)
-        found.append(find_peaks(scores, threshold=0.1, min_distance=5))
-    assert len(found[0]) > 20
-    for name in ("position", "score"):
-        np.testing.assert_array_equal(*(getattr(peaks, name) for peaks in found))
+    data[9, 11, 13], data[9, 20, 30] = np.inf, np.nan
+    inside = rng.uniform(size=data.shape) < 0.9
+    known = np.nan_to_num(data, nan=-np.inf)
+    peak = (known >= maximum_filter(known, 3)) & (known > minimum_filter(known, 3))
+    expected = np.argwhere(peak & inside & (data > 0.1) & np.isfinite(data))
+    assert len(expected) > 20
+    for slab in (1 << 24, 5 * 31 * 43):
+        monkeypatch.setattr(localize, "_SLAB_VOXELS", slab)
+        found = local_maxima(data, threshold=0.1, inside=inside)
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_rotation_of_the_best_voxel(planted: np.ndarray, rng: np.random.Generator) -> None:

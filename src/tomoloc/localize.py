@@ -7,6 +7,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from numba import njit, prange
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage, optimize
 from scipy.spatial import KDTree
@@ -24,6 +25,7 @@ __all__ = [
     "find_components",
     "find_peaks",
     "flag_edges",
+    "local_maxima",
     "paint_peaks",
     "separate_scores",
     "suppress",
@@ -34,9 +36,6 @@ EDGE_COLUMN = "tomolocEdge"
 
 _SLAB_VOXELS = 1 << 24
 """That maxima are looked for in at one time."""
-_SPARSE = 0.005
-"""Where a smaller part of a map is above the threshold, only its neighbours are looked at."""
-_NEIGHBOURS = np.indices((3, 3, 3)).reshape(3, -1).T - 1
 _STEEPNESS = 0.25
 """Of painted peaks; from 0.5 on, what lies beside a peak could fall below 0."""
 
@@ -93,7 +92,7 @@ def find_peaks(
     tables = []
     for channel, label in enumerate(scores.labels):
         data = scores.data[channel]
-        index = _local_maxima(data, threshold=thresholds[channel], inside=inside)
+        index = local_maxima(data, threshold=thresholds[channel], inside=inside)
         value = data[tuple(index.T)].astype(float)
         refined = _refine(data, index)
         position = scores.to_position(refined)
@@ -451,35 +450,59 @@ def _inside(scores: Volume, mask: Volume | None) -> NDArray[np.bool_]:
     return np.asarray(mask.data.reshape(mask.shape) != 0)
 
 
-def _local_maxima(
-    data: NDArray[Any], *, threshold: float, inside: NDArray[np.bool_]
+def local_maxima(
+    data: NDArray[Any], *, threshold: float, inside: NDArray[np.bool_] | None = None
 ) -> NDArray[np.intp]:
-    """Indices zyx, shape (n, 3), of voxels above threshold that no neighbour exceeds.
+    """Find the voxels that no neighbour exceeds, each of them higher than one neighbour at least.
 
     Voxels whose neighbours are all their equals are no maxima: maps may be flat where there is
     nothing to see.
+
+    Parameters
+    ----------
+    data : ndarray, shape (z, y, x)
+    threshold : float
+        Maxima are above it; infinite values are none.
+    inside : ndarray of bool, shape (z, y, x), optional
+        Where they may be.
+
+    Returns
+    -------
+    ndarray of int, shape (n, 3)
+        Voxels zyx, in the array's order.
     """
+    values = np.asarray(data)  # the compiler does not know memory-mapped arrays
     found = [np.zeros((0, 3), dtype=np.intp)]
-    step = max(4, _SLAB_VOXELS // (data.shape[1] * data.shape[2]))
-    for start in range(0, len(data), step):
-        own = data[start : start + step]
-        chosen = (own > threshold) & inside[start : start + step] & np.isfinite(own)
-        if np.count_nonzero(chosen) < _SPARSE * own.size:
-            place = np.argwhere(chosen) + np.array([start, 0, 0])
-            near = np.clip(place[:, None] + _NEIGHBOURS, 0, np.array(data.shape) - 1)
-            around, here = data[tuple(near.T)], data[tuple(place.T)]
-            found.append(place[(here >= around.max(axis=0)) & (here > around.min(axis=0))])
-        else:
-            first = max(0, start - 1)
-            slab, inner = (
-                data[first : start + step + 1],
-                slice(start - first, start - first + len(own)),
-            )
-            highest = ndimage.maximum_filter(slab, size=3, mode="nearest")[inner]
-            lowest = ndimage.minimum_filter(slab, size=3, mode="nearest")[inner]
-            chosen &= (own >= highest) & (own > lowest)
-            found.append(np.argwhere(chosen) + np.array([start, 0, 0]))
+    step = max(4, _SLAB_VOXELS // (values.shape[1] * values.shape[2]))
+    for start in range(0, len(values), step):
+        peak = _maxima(values, start, min(start + step, len(values)), threshold)
+        if inside is not None:
+            peak &= inside[start : start + step]
+        found.append(np.argwhere(peak) + np.array([start, 0, 0]))
     return np.concatenate(found)
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _maxima(data: NDArray[Any], start: int, stop: int, threshold: float) -> NDArray[np.bool_]:
+    nz, ny, nx = data.shape
+    found = np.zeros((stop - start, ny, nx), np.bool_)
+    for k in prange(stop - start):
+        z = start + k
+        for y in range(ny):
+            for x in range(nx):
+                here = data[z, y, x]
+                if not (here > threshold and np.isfinite(here)):
+                    continue
+                highest, falls = True, False
+                for i in range(max(z - 1, 0), min(z + 2, nz)):
+                    for j in range(max(y - 1, 0), min(y + 2, ny)):
+                        for m in range(max(x - 1, 0), min(x + 2, nx)):
+                            highest &= not data[i, j, m] > here
+                            falls |= data[i, j, m] < here
+                    if not highest:
+                        break
+                found[k, y, x] = highest and falls
+    return found
 
 
 def _refine(data: NDArray[Any], index: NDArray[np.intp]) -> FloatArray:

@@ -86,8 +86,7 @@ def test_energy_peaks_are_where_particles_are_in_tiles_too(reference, rotations,
     data -= data.mean()
     basis = make_basis(reference, rotations[::3], n_components=40)
     whole, tiled = (
-        energy_peaks(data, [basis], counts=[3], reach=[2], max_voxels=n)[0]
-        for n in (1 << 26, 60_000)
+        energy_peaks(data, [basis], counts=[3], max_voxels=n)[0] for n in (1 << 26, 60_000)
     )
     np.testing.assert_array_equal(whole, tiled)
     away = np.abs(whole[:, None] - places).max(axis=-1).min(axis=0)

@@ -7,23 +7,32 @@ the tomogram has energy in these dimensions; no orientation needs to be tried fo
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, ndimage
+from scipy import fft
 
-from tomoloc.pickers.correlation import correlate_kernel, forward
+from tomoloc.localize import local_maxima
+from tomoloc.pickers.correlation import backward, forward, kernel_spectrum
 from tomoloc.pickers.poses import Basis
 from tomoloc.progress import progress
 from tomoloc.types import FloatArray
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["component_weights", "energy_peaks", "search_components"]
 
 Array = NDArray[np.float32]
 Shape = tuple[int, int, int]
 
-_TILE_VOXELS = 1 << 26
+_TILE_VOXELS = 1 << 22
+"""About what transforms are fastest for."""
+_KERNEL_BYTES = 1800 << 20
+"""That transforms of components are kept in."""
 _SIGNAL = 45.0
 """Energy of a particle at the limit of detection, of that of noise in one dimension: the best of
 thousands of orientations at millions of voxels is seen above about 6.7 standard deviations."""
@@ -68,7 +77,6 @@ def energy_peaks(
     bases: Sequence[Basis],
     *,
     counts: Sequence[int],
-    reach: Sequence[int],
     device: str = "cpu",
     max_voxels: int = _TILE_VOXELS,
 ) -> list[NDArray[np.intp]]:
@@ -85,8 +93,6 @@ def energy_peaks(
         Of as many components as are to be used.
     counts : sequence of int
         How many places to return for each basis, at most.
-    reach : sequence of int
-        Voxels along each axis within which a place has the highest energy, for each basis.
     device : str
         "cpu" or "cuda".
     max_voxels : int
@@ -97,24 +103,22 @@ def energy_peaks(
     list of ndarray of int, shape (n, 3)
         Voxels zyx, the highest first.
     """
-    halo = max(basis.reference.mask.shape[0] // 2 for basis in bases) + max(reach)
+    halo = max(basis.reference.mask.shape[0] // 2 for basis in bases) + 1
+    tiles, padded = _tiles(data.shape, halo, max_voxels)
+    measures = [_Measure.of(b, padded, device, _KERNEL_BYTES / len(bases)) for b in bases]
     places: list[list[NDArray[np.intp]]] = [[] for _ in bases]
     energies: list[list[Array]] = [[] for _ in bases]
-    tiles = _tiles(data.shape, halo, max_voxels)
-    steps = iter(progress(range(len(tiles) * sum(map(len, bases))), "correlating components"))
-    for inner, outer in tiles:
-        for number, energy in enumerate(_energies(data[outer], bases, halo, device, steps)):
-            own = tuple(
-                slice(i.start - o.start, i.stop - o.start)
-                for i, o in zip(inner, outer, strict=True)
-            )
-            size = 2 * reach[number] + 1
-            peak = energy[own] >= ndimage.maximum_filter(energy, size, mode="nearest")[own]
-            peak &= energy[own] > 0
-            where = np.argwhere(peak)
-            value = energy[own][peak]
+    for tile in progress(tiles, f"correlating {sum(map(len, bases))} components"):
+        spectra = _Spectra.of(data[tile.outer], padded, device)
+        for number, measure in enumerate(measures):
+            energy = measure.energy(spectra, tile.around)
+            peak = local_maxima(energy, threshold=0.0)
+            where = peak + [a.start + o.start for a, o in zip(tile.around, tile.outer, strict=True)]
+            own = np.all([(where[:, i] >= s.start) & (where[:, i] < s.stop)
+                for i, s in enumerate(tile.inner)], axis=0)  # fmt: skip
+            where, value = where[own], energy[tuple(peak[own].T)]
             best = np.argsort(-value, kind="stable")[: counts[number]]
-            places[number].append(where[best] + np.array([i.start for i in inner]))
+            places[number].append(where[best])
             energies[number].append(value[best])
     found = []
     for blocks, values, count in zip(places, energies, counts, strict=True):
@@ -123,59 +127,111 @@ def energy_peaks(
     return found
 
 
-def _energies(
-    block: Array, bases: Sequence[Basis], halo: int, device: str, steps: Iterator[int]
-) -> Iterator[Array]:
-    """Weighted energy in each basis over its local mean square, of the block's shape."""
-    import torch
+@dataclass(frozen=True, eq=False)
+class _Spectra:
+    """Transforms of a block and of its square."""
 
-    shape = block.shape
-    padded = tuple(fft.next_fast_len(n + halo, real=True) for n in shape)
-    tile = torch.as_tensor(np.ascontiguousarray(block, dtype=np.float32), device=device)
-    spectrum = forward(tile, padded)
-    squares = forward(tile**2, padded)
-    for basis in bases:
+    data: torch.Tensor
+    square: torch.Tensor
+    padded: Shape
+
+    @classmethod
+    def of(cls, block: Array, padded: Shape, device: str) -> _Spectra:
+        import torch
+
+        tile = torch.as_tensor(np.ascontiguousarray(block, dtype=np.float32), device=device)
+        return cls(forward(tile, padded), forward(tile**2, padded), padded)
+
+    def correlate(
+        self, kernel: torch.Tensor, part: Sequence[slice], *, squared: bool = False
+    ) -> torch.Tensor:
+        product = kernel * (self.square if squared else self.data)
+        return backward(product, self.padded, part)
+
+
+@dataclass(frozen=True, eq=False)
+class _Measure:
+    """Transforms of a mask and of components, all of them or none where they are large."""
+
+    basis: Basis
+    padded: Shape
+    kernels: torch.Tensor
+    kept: list[torch.Tensor]
+
+    @classmethod
+    def of(cls, basis: Basis, padded: Shape, device: str, n_bytes: float) -> _Measure:
+        import torch
+
         mask = basis.reference.mask
-        box = np.zeros((len(basis), *mask.shape), np.float32)
-        box[:, mask > 0] = basis.kernels
-
+        box = np.zeros((1 + len(basis), *mask.shape), np.float32)
+        box[0] = mask
+        box[1:, mask > 0] = basis.kernels
         kernels = torch.as_tensor(box, device=device)
-        ball = torch.as_tensor(mask, device=device)
-        mean = correlate_kernel(spectrum, ball, padded, shape)
-        variance = correlate_kernel(squares, ball, padded, shape) - mean**2
+        few = 4 * len(box) * np.prod(padded, dtype=float) <= n_bytes
+        return cls(basis, padded, kernels, [kernel_spectrum(k, padded) for k in kernels if few])
+
+    def energy(self, spectra: _Spectra, around: Sequence[slice]) -> Array:
+        """Weighted energy over the local mean square, in a part of the block."""
+        import torch
+
+        half = self.kernels.shape[1] // 2
+        part = [slice(a.start + half, a.stop + half) for a in around]
+        kernels = iter(self.kept or (kernel_spectrum(k, self.padded) for k in self.kernels))
+        mask = next(kernels)
+        mean = spectra.correlate(mask, part)
+        variance = spectra.correlate(mask, part, squared=True) - mean**2
         floor = 0.01 * float(variance.flatten()[:: max(1, variance.numel() // 100_000)].median())
         total = torch.zeros_like(variance)
-        for kernel, weight in zip(kernels, component_weights(basis.variance), strict=True):
-            next(steps)
-            product = correlate_kernel(spectrum, kernel, padded, shape)
+        for kernel, weight in zip(kernels, component_weights(self.basis.variance), strict=True):
+            product = spectra.correlate(kernel, part)
             total.addcmul_(product, product, value=float(weight))
-        yield (total / variance.clamp_min(max(floor, 1e-30))).cpu().numpy()
+        energy: Array = (total / variance.clamp_min(max(floor, 1e-30))).cpu().numpy()
+        return energy
 
 
-def _tiles(
-    shape: Shape, halo: int, max_voxels: int
-) -> list[tuple[tuple[slice, ...], tuple[slice, ...]]]:
-    """Cut a volume into blocks; return each block, and the block with its halo."""
-    counts = [1, 1, 1]
-    while True:
-        edges = [-(-n // count) for n, count in zip(shape, counts, strict=True)]
-        if np.prod([e + 2 * halo for e in edges], dtype=float) <= max_voxels:
-            break
-        longest = int(np.argmax(edges))
-        if edges[longest] <= 2 * halo:
-            break  # smaller blocks would be mostly halo
-        counts[longest] += 1
+@dataclass(frozen=True)
+class _Tile:
+    """A block; the block with its halo; within the latter, the block and its neighbours."""
+
+    inner: tuple[slice, ...]
+    outer: tuple[slice, ...]
+    around: tuple[slice, ...]
+
+
+def _tiles(shape: Shape, halo: int, max_voxels: int) -> tuple[list[_Tile], Shape]:
+    """Cut a volume into blocks that cost least; return them, and what to pad them to.
+
+    They have no more voxels than asked for, except where smaller ones would be mostly halo.
+    """
+
+    def pad(n: int, count: int) -> int:
+        # The zeros added on one side serve the other too, as the transform is periodic.
+        edge = -(-n // count) + (2 * halo if count > 1 else halo)
+        return int(fft.next_fast_len(edge, real=True))
+
+    def cost(counts: tuple[int, ...]) -> tuple[float, float]:
+        voxels = float(np.prod([pad(n, count) for n, count in zip(shape, counts, strict=True)]))
+        return max(1, voxels / max_voxels), np.prod(counts) * voxels * np.log2(voxels)
+
+    options = [range(1, max(1, n // (2 * halo)) + 1) for n in shape]
+    counts = min(itertools.product(*options), key=cost)
     axes = [
         [(n * i // count, n * (i + 1) // count) for i in range(count)]
         for n, count in zip(shape, counts, strict=True)
     ]
-    return [
-        (
-            tuple(slice(low, high) for low, high in ends),
+    tiles = []
+    for ends in itertools.product(*axes):
+        inner = tuple(slice(low, high) for low, high in ends)
+        outer, more = (
             tuple(
-                slice(max(0, low - halo), min(n, high + halo))
+                slice(max(0, low - by), min(n, high + by))
                 for (low, high), n in zip(ends, shape, strict=True)
-            ),
+            )
+            for by in (halo, 1)
         )
-        for ends in itertools.product(*axes)
-    ]
+        around = tuple(
+            slice(m.start - o.start, m.stop - o.start) for m, o in zip(more, outer, strict=True)
+        )
+        tiles.append(_Tile(inner, outer, around))
+    z, y, x = (pad(n, count) for n, count in zip(shape, counts, strict=True))
+    return tiles, (z, y, x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
 __all__ = [
     "OVERSAMPLING",
     "RotatedReference",
+    "backward",
     "correlate",
     "correlate_kernel",
     "forward",
+    "kernel_spectrum",
     "spherical_mask",
     "turn_density",
 ]
@@ -206,13 +209,19 @@ def correlate(
 def correlate_kernel(
     spectrum: torch.Tensor, kernel: torch.Tensor, padded: tuple[int, ...], shape: tuple[int, ...]
 ) -> torch.Tensor:
-    """Correlate what `forward` gives with a kernel; keep the unpadded part.
+    """Correlate what `forward` gives with a kernel; keep the unpadded part."""
+    product = kernel_spectrum(kernel, padded).mul_(spectrum)
+    half = kernel.shape[0] // 2
+    return backward(product, padded, [slice(half, half + n) for n in shape])
 
-    Kernels count from a corner, places from the middle, half a kernel later.
+
+def kernel_spectrum(kernel: torch.Tensor, padded: tuple[int, ...]) -> torch.Tensor:
+    """Transform a kernel for the correlation with what `forward` gives.
+
+    Kernels count from a corner, so the correlation at a voxel is half a kernel after it.
     """
     # Turning the small kernel around in space spares conjugating its large transform.
-    product = forward(kernel.flip((0, 1, 2)), padded).mul_(spectrum)
-    return _backward(product, padded, shape, start=kernel.shape[0] // 2)
+    return forward(kernel.flip((0, 1, 2)), padded)
 
 
 def _local_deviation(
@@ -237,13 +246,11 @@ def forward(data: torch.Tensor, padded: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(fft.fft(out, padded[0], axis=0, workers=-1, overwrite_x=True))
 
 
-def _backward(
-    product: torch.Tensor, padded: tuple[int, ...], shape: tuple[int, ...], *, start: int = 0
-) -> torch.Tensor:
-    """Inverse of `forward`, cut back axis by axis to `shape` from voxel `start` of each axis."""
+def backward(product: torch.Tensor, padded: tuple[int, ...], part: Sequence[slice]) -> torch.Tensor:
+    """Inverse of `forward`, cut axis by axis to a part."""
     import torch
 
-    z, y, x = (slice(start, start + n) for n in shape)
+    z, y, x = part
     if product.is_cuda:
         return torch.fft.irfftn(product, s=padded)[z, y, x]
     out = fft.ifft(product.numpy(), axis=0, workers=-1, overwrite_x=True)[z]

@@ -23,10 +23,10 @@ _SAMPLED = 2000
 _COMPONENTS = 320
 _ENERGY = 0.998
 _PER_VOLUME = 2.0
-_LOOK_AROUND = 4
+_DEEPEST = 400
 _NEAR_BEST = 0.8
 _BACKGROUND = 2048
-_COARSE = 50_000
+_FOR_FIRST = 128
 _KEEP = 4
 _BLOCK = 256
 _FOR_POSES = 160
@@ -43,6 +43,8 @@ class Rivals:
         With the same mask.
     rotations : Rotation
         Reference to tomogram.
+    first : Rotation
+        Fewer, to find out which places are worth all of them.
     diameter : float
         Of a particle, in voxels.
     """
@@ -50,6 +52,7 @@ class Rivals:
     template: RotatedReference
     decoy: RotatedReference
     rotations: Rotation
+    first: Rotation
     diameter: float
 
 
@@ -123,7 +126,6 @@ def search(
         data,
         short,
         counts=np.repeat(counts, 2).tolist(),
-        reach=[1] * len(bases),
         device=device,
     )
     rng = np.random.default_rng(seed)
@@ -148,25 +150,27 @@ def _decide(
     """Let template and decoy compete at peaks of the energy of either, and around the best."""
     # One voxel of the background: an empty tomogram has no peaks.
     first = np.unique(np.concatenate([*peaks, background[:1]]), axis=0)
-    banks = [Bank(basis, pair.rotations) for basis in bases]
-    coarse = _Duel.at(first, background, data, banks, every=1 + len(pair.rotations) // _COARSE)
-    order = np.argsort(coarse.score, kind="stable")
-    n = -(-len(order) // (2 * _LOOK_AROUND))
-    sides = [order[-n:], order[:n]]
+    rough_banks = [Bank(basis.first(_FOR_FIRST), pair.first) for basis in bases]
+    rough = _Duel.at(first, background, data, rough_banks)
+    # What scores less than the decoy's best few hundred is noise wherever the threshold may be.
+    deepest = np.sort(rough.score)[min(_DEEPEST, len(first) // 8)]
+    sides = [np.flatnonzero(sign * rough.score >= max(-deepest, 0)) for sign in (1, -1)]
     around = [
-        _around(data, bank, coarse, side, i)
-        for i, (bank, side) in enumerate(zip(banks, sides, strict=True))
+        _around(data, bank, rough, side, i)
+        for i, (bank, side) in enumerate(zip(rough_banks, sides, strict=True))
     ]
+    banks = [Bank(basis, pair.rotations) for basis in bases]
     duel = _Duel.at(np.unique(np.concatenate(around), axis=0), background, data, banks)
     rest = ~np.isin(_number(first, data.shape), _number(duel.voxel, data.shape))
-    duel = duel.join(coarse[rest])
+    duel = duel.join(rough[rest], len(pair.rotations))
+    every = Rotation.concatenate([pair.rotations, pair.first])
     shape = data.shape
     best = [
         _best_nearby(duel, first[side], shape, sign=sign)
         for side, sign in zip(sides, (1, -1), strict=True)
     ]
-    duel = duel.measured(np.union1d(*best), data, banks)
-    rotation = pair.rotations[duel.poses[0][:, 0]].as_quat()
+    duel = duel.measured(np.union1d(*best), data, bases, every)
+    rotation = every[duel.poses[0][:, 0]].as_quat()
     rows, basis = best[0], bases[0].first(_FOR_POSES)
     if refine:
         rotation[rows] = refine_poses(
@@ -218,14 +222,11 @@ class _Duel:
         background: NDArray[np.intp],
         data: Array,
         banks: Sequence[Bank],
-        *,
-        every: int = 1,
     ) -> _Duel:
         """Score voxels, and take off the median score of the background."""
         places = np.concatenate([voxel, background])
         first, second = (
-            best_poses(bank, bank.basis.windows(data, places), keep=_KEEP, every=every)
-            for bank in banks
+            best_poses(bank, bank.basis.windows(data, places), keep=_KEEP) for bank in banks
         )
         score, n = first.score[:, 0] - second.score[:, 0], len(voxel)
         return cls(voxel, score[:n] - np.median(score[n:]), (first.index[:n], second.index[:n]))
@@ -233,25 +234,26 @@ class _Duel:
     def __getitem__(self, rows: NDArray[np.bool_]) -> _Duel:
         return _Duel(self.voxel[rows], self.score[rows], (self.poses[0][rows], self.poses[1][rows]))
 
-    def measured(self, rows: NDArray[np.intp], data: Array, banks: Sequence[Bank]) -> _Duel:
+    def measured(
+        self, rows: NDArray[np.intp], data: Array, bases: Sequence[Basis], rotations: Rotation
+    ) -> _Duel:
         """Choose anew among the best orientations at some rows, by exact correlations."""
         score, poses = self.score.copy(), [p.copy() for p in self.poses]
         everyone = np.arange(len(rows))
-        for own, bank, sign in zip(poses, banks, (1, -1), strict=True):
+        for own, basis, sign in zip(poses, bases, (1, -1), strict=True):
             chosen, voxel = own[rows], self.voxel[rows]
-            rotations = bank.rotations[chosen.ravel()]
+            turns = rotations[chosen.ravel()]
             # What the basis leaves out is added to the score.
-            rough = np.einsum(
-                "nk,nk->n", bank.basis.windows(data, voxel), bank.basis.copies(rotations[::_KEEP])
-            )
-            exact = bank.basis.exact(data, voxel, rotations)
+            rough = np.einsum("nk,nk->n", basis.windows(data, voxel), basis.copies(turns[::_KEEP]))
+            exact = basis.exact(data, voxel, turns)
             best = exact.argmax(axis=1)
             own[rows, 0] = chosen[everyone, best]
             score[rows] += sign * (exact[everyone, best] - rough)
         return _Duel(self.voxel, score, (poses[0], poses[1]))
 
-    def join(self, other: _Duel) -> _Duel:
-        poses = [np.concatenate(both) for both in zip(self.poses, other.poses, strict=True)]
+    def join(self, other: _Duel, n: int) -> _Duel:
+        """Append voxels whose orientations are counted from `n`."""
+        poses = [np.concatenate([a, b + n]) for a, b in zip(self.poses, other.poses, strict=True)]
         return _Duel(
             np.concatenate([self.voxel, other.voxel]),
             np.concatenate([self.score, other.score]),

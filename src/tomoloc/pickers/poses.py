@@ -294,7 +294,7 @@ class BestPoses:
     index: NDArray[np.intp]
 
 
-def best_poses(bank: Bank, windows: Array, *, keep: int = 1, every: int = 1) -> BestPoses:
+def best_poses(bank: Bank, windows: Array, *, keep: int = 1) -> BestPoses:
     """Correlate windows with a reference in many orientations.
 
     Parameters
@@ -304,8 +304,6 @@ def best_poses(bank: Bank, windows: Array, *, keep: int = 1, every: int = 1) -> 
         From `Basis.windows`.
     keep : int
         Orientations to return for each window, each from another part of the bank.
-    every : int
-        Leave out all parts of the bank but every n-th.
 
     Returns
     -------
@@ -317,8 +315,7 @@ def best_poses(bank: Bank, windows: Array, *, keep: int = 1, every: int = 1) -> 
     score = torch.full((len(windows), keep), -torch.inf)
     index = torch.zeros((len(windows), keep), dtype=torch.int64)
     places = torch.as_tensor(windows)
-    numbers = range(0, len(bank), every)
-    for number in progress(numbers, f"scoring {len(bank.rotations) // every} orientations"):
+    for number in progress(range(len(bank)), f"scoring {len(bank.rotations)} orientations"):
         copies = torch.as_tensor(bank.part(number)).T.contiguous()
         for start in range(0, len(places), _WINDOWS):
             part = slice(start, start + _WINDOWS)

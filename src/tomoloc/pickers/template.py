@@ -59,6 +59,7 @@ __all__ = ["TemplatePicker"]
 
 _ROOM = 6
 """Voxels added around the mask, so that filters do not wrap around the box."""
+_FIRST_STEP = 11.0
 _DECOY_ROUNDS = 10
 _MOSTLY_ROUND = 0.5
 _FINEST_WITHOUT_CTF = 30.0
@@ -342,6 +343,9 @@ class TemplatePicker:
                         template=RotatedReference(shown, weights, mask),
                         decoy=RotatedReference(decoy, weights, mask),
                         rotations=sample_rotations(self.angular_step, symmetries[number]),
+                        first=sample_rotations(
+                            max(self.angular_step, _FIRST_STEP), symmetries[number]
+                        ),
                         diameter=diameter,
                     )
                 )
