@@ -12,7 +12,7 @@ from tomoloc.arrays import allocate, release
 from tomoloc.tiling import Tiling, map_tiles
 from tomoloc.types import FloatArray
 
-__all__ = ["filter_tiles", "local_spectrum", "match_spectrum"]
+__all__ = ["filter_tiles", "local_spectrum", "match_spectrum", "noise_like"]
 
 _SIDE = 48
 """Voxels of the blocks that spectra are measured in."""
@@ -57,6 +57,40 @@ def local_spectrum(data: NDArray[np.number], *, blocks: int = 24, seed: int = 0)
     shells = (total / np.maximum(count, 1))[: _SIDE // 2 + 1]
     variance = total.sum() / count.sum()
     return np.asarray(shells / (variance or 1.0))
+
+
+def noise_like(
+    data: NDArray[np.number], *, max_voxels: int, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Gaussian noise with the amplitudes of the middle of a volume, in all directions.
+
+    Parameters
+    ----------
+    data : ndarray, shape (z, y, x)
+        May be memory-mapped.
+    max_voxels : int
+        Of the noise: the longest axes are cut until it has no more.
+    rng : numpy.random.Generator
+        Draws the phases.
+
+    Returns
+    -------
+    ndarray of float32, shape (z', y', x')
+        Of mean zero.
+    """
+    shape = list(data.shape)
+    while np.prod(shape, dtype=float) > max_voxels:
+        shape[int(np.argmax(shape))] -= 1
+    place = tuple(
+        slice((n - s) // 2, (n - s) // 2 + s) for n, s in zip(data.shape, shape, strict=True)
+    )
+    spectrum = fft.rfftn(np.asarray(data[place], dtype=np.float32), workers=-1)
+    release(data)
+    phases = fft.rfftn(rng.standard_normal(shape, dtype=np.float32), workers=-1)
+    phases *= np.abs(spectrum) / np.maximum(np.abs(phases), 1e-20)
+    phases[0, 0, 0] = 0
+    noise: NDArray[np.float32] = fft.irfftn(phases, s=shape, workers=-1)
+    return noise
 
 
 def match_spectrum(

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from tomoloc.features.spectra import noise_like
+from tomoloc.localize import suppress
 from tomoloc.pickers.compressed import energy_peaks, search_components
 from tomoloc.pickers.correlation import RotatedReference
 from tomoloc.pickers.poses import Bank, Basis, best_poses, make_basis, refine_poses
 
-__all__ = ["Hits", "Rivals", "search"]
+__all__ = ["Hits", "Rivals", "imbalance", "search"]
 
 Array = NDArray[np.float32]
 
@@ -27,6 +29,8 @@ _DEEPEST = 400
 _NEAR_BEST = 0.8
 _BACKGROUND = 2048
 _FOR_FIRST = 128
+_QUIET_VOXELS = 1 << 20
+_HIGHEST = 25
 _KEEP = 4
 _BLOCK = 256
 _FOR_POSES = 160
@@ -66,7 +70,7 @@ class Hits:
         zyx; no two are the same.
     score : ndarray, shape (n,)
         Best correlation with the template less that with the decoy, less the median of this
-        difference in the whole tomogram.
+        difference in the whole tomogram. Scores below 0 are scaled, see `imbalance`.
     rotation : Rotation of length n
         Of the template.
     peak : ndarray of int, shape (m,)
@@ -121,58 +125,110 @@ def search(
         for reference in (pair.template, pair.decoy)
     ]
     short = [b.first(search_components(b.variance, detectability=detectability)) for b in bases]
-    counts = [int(_PER_VOLUME * data.size / pair.diameter**3) + 100 for pair in rivals]
-    peaks = energy_peaks(
-        data,
-        short,
-        counts=np.repeat(counts, 2).tolist(),
-        device=device,
-    )
+    banks = [_Banks.of(pair, bases[2 * i : 2 * i + 2]) for i, pair in enumerate(rivals)]
     rng = np.random.default_rng(seed)
-    background = np.stack([rng.integers(0, n, _BACKGROUND) for n in data.shape], axis=1)
+
+    def decide(data: Array, step: float | None) -> list[Hits]:
+        counts = [int(_PER_VOLUME * data.size / pair.diameter**3) + 100 for pair in rivals]
+        peaks = energy_peaks(data, short, counts=np.repeat(counts, 2).tolist(), device=device)
+        background = np.stack([rng.integers(0, n, _BACKGROUND) for n in data.shape], axis=1)
+        return [
+            _decide(data, both, peaks[2 * i : 2 * i + 2], background, step)
+            for i, both in enumerate(banks)
+        ]
+
+    found = decide(data, angular_step if refine else None)
+    quiet = decide(noise_like(data, max_voxels=_QUIET_VOXELS, rng=rng), None)
     return [
-        _decide(data, pair, bases[2 * i : 2 * i + 2], peaks[2 * i : 2 * i + 2], background,
-                angular_step=angular_step, refine=refine)
-        for i, pair in enumerate(rivals)
+        replace(own, score=own.score * np.where(own.score < 0,
+            imbalance(still.voxel, still.score, diameter=pair.diameter), 1))
+        for own, still, pair in zip(found, quiet, rivals, strict=True)
     ]  # fmt: skip
+
+
+def imbalance(voxel: NDArray[np.intp], score: Array, *, diameter: float) -> np.float32:
+    """How high a template's best peaks are in noise, over how high its decoy's are.
+
+    The more a reference varies with direction, the higher the best of many orientations is in mere
+    noise, and no decoy varies exactly as its template does.
+
+    Parameters
+    ----------
+    voxel : ndarray of int, shape (n, 3)
+        zyx, in noise.
+    score : ndarray, shape (n,)
+        Of the template, less that of the decoy.
+    diameter : float
+        Of a particle, in voxels.
+
+    Returns
+    -------
+    float
+        1 where there are too few peaks to tell.
+    """
+    heights = []
+    for sign in (1, -1):
+        own = np.flatnonzero(sign * score > 0)
+        height = sign * score[own]
+        best = suppress(voxel[own].astype(float), height, min_distance=diameter / 2)
+        heights.append(height[best[:_HIGHEST]])
+    n = min(len(height) for height in heights)
+    if n < _HIGHEST // 2:
+        return np.float32(1)
+    return np.float32(heights[0][:n].sum() / heights[1][:n].sum())
+
+
+@dataclass(frozen=True, eq=False)
+class _Banks:
+    """Bases of a template and its decoy, and their banks of few and of all orientations."""
+
+    bases: tuple[Basis, Basis]
+    few: tuple[Bank, Bank]
+    every: tuple[Bank, Bank]
+    rotations: Rotation
+    """All orientations, then the few."""
+
+    @classmethod
+    def of(cls, pair: Rivals, bases: Sequence[Basis]) -> _Banks:
+        one, two = bases
+        return cls(
+            bases=(one, two),
+            few=(Bank(one.first(_FOR_FIRST), pair.first), Bank(two.first(_FOR_FIRST), pair.first)),
+            every=(Bank(one, pair.rotations), Bank(two, pair.rotations)),
+            rotations=Rotation.concatenate([pair.rotations, pair.first]),
+        )
 
 
 def _decide(
     data: Array,
-    pair: Rivals,
-    bases: Sequence[Basis],
+    banks: _Banks,
     peaks: Sequence[NDArray[np.intp]],
     background: NDArray[np.intp],
-    *,
-    angular_step: float,
-    refine: bool,
+    angular_step: float | None,
 ) -> Hits:
     """Let template and decoy compete at peaks of the energy of either, and around the best."""
     # One voxel of the background: an empty tomogram has no peaks.
     first = np.unique(np.concatenate([*peaks, background[:1]]), axis=0)
-    rough_banks = [Bank(basis.first(_FOR_FIRST), pair.first) for basis in bases]
-    rough = _Duel.at(first, background, data, rough_banks)
+    rough = _Duel.at(first, background, data, banks.few)
     # What scores less than the decoy's best few hundred is noise wherever the threshold may be.
     deepest = np.sort(rough.score)[min(_DEEPEST, len(first) // 8)]
     sides = [np.flatnonzero(sign * rough.score >= max(-deepest, 0)) for sign in (1, -1)]
     around = [
         _around(data, bank, rough, side, i)
-        for i, (bank, side) in enumerate(zip(rough_banks, sides, strict=True))
+        for i, (bank, side) in enumerate(zip(banks.few, sides, strict=True))
     ]
-    banks = [Bank(basis, pair.rotations) for basis in bases]
-    duel = _Duel.at(np.unique(np.concatenate(around), axis=0), background, data, banks)
+    duel = _Duel.at(np.unique(np.concatenate(around), axis=0), background, data, banks.every)
     rest = ~np.isin(_number(first, data.shape), _number(duel.voxel, data.shape))
-    duel = duel.join(rough[rest], len(pair.rotations))
-    every = Rotation.concatenate([pair.rotations, pair.first])
+    duel = duel.join(rough[rest], len(banks.every[0].rotations))
     shape = data.shape
     best = [
         _best_nearby(duel, first[side], shape, sign=sign)
         for side, sign in zip(sides, (1, -1), strict=True)
     ]
-    duel = duel.measured(np.union1d(*best), data, bases, every)
-    rotation = every[duel.poses[0][:, 0]].as_quat()
-    rows, basis = best[0], bases[0].first(_FOR_POSES)
-    if refine:
+    duel = duel.measured(np.union1d(*best), data, banks.bases, banks.rotations)
+    rotation = banks.rotations[duel.poses[0][:, 0]].as_quat()
+    rows, basis = best[0], banks.bases[0].first(_FOR_POSES)
+    if angular_step is not None:
         rotation[rows] = refine_poses(
             basis,
             basis.windows(data, duel.voxel[rows]),

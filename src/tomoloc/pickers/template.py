@@ -13,12 +13,13 @@ from scipy import fft, ndimage
 from scipy.spatial.transform import Rotation
 
 from tomoloc.arrays import sparse_zeros
-from tomoloc.features.spectra import filter_tiles, local_spectrum
+from tomoloc.features.spectra import filter_tiles, local_spectrum, noise_like
 from tomoloc.localize import (
     estimate_threshold,
     expected_false_peaks,
     false_discovery_rate,
     find_peaks,
+    local_maxima,
     paint,
     separate_scores,
     suppress,
@@ -44,7 +45,7 @@ from tomoloc.pickers.correlation import (
     correlate,
     spherical_mask,
 )
-from tomoloc.pickers.matching import Rivals, search
+from tomoloc.pickers.matching import Rivals, imbalance, search
 from tomoloc.types import (
     FloatArray,
     Particles,
@@ -60,6 +61,7 @@ __all__ = ["TemplatePicker"]
 _ROOM = 6
 """Voxels added around the mask, so that filters do not wrap around the box."""
 _FIRST_STEP = 11.0
+_QUIET_VOXELS = 1 << 19
 _DECOY_ROUNDS = 10
 _MOSTLY_ROUND = 0.5
 _FINEST_WITHOUT_CTF = 30.0
@@ -263,23 +265,36 @@ class TemplatePicker:
         shape = (len(rivals), *data.shape)
         scores, index = np.empty(shape, np.float32), np.empty(shape, np.int32)
         start = 0
+        noise = noise_like(data, max_voxels=_QUIET_VOXELS, rng=np.random.default_rng(self.seed))
         for number, pair in enumerate(rivals):
-            (score, which), (rival, _) = correlate(
-                data,
-                [pair.template, pair.decoy],
-                pair.rotations,
-                device=resolve_device(self.device),
+            better, which = self._compare(data, pair)
+            quiet, _ = self._compare(noise, pair)
+            places = np.unique(
+                np.concatenate([local_maxima(s * quiet, threshold=0.0) for s in (1, -1)]), axis=0
             )
-            better = score - rival
-            # The more a reference varies with direction, the higher the best of many orientations
-            # is in mere noise: the hollow sphere of ferritin stays below its decoy everywhere.
-            if self.top_hat:
-                reach = 2 * int(pair.diameter / 10) + 3
-                better = ndimage.white_tophat(better, size=(reach,) * 3, mode="nearest")
-            scores[number] = better - np.median(better)
+            scale = imbalance(places, quiet[tuple(places.T)], diameter=pair.diameter)
+            scores[number] = better * np.where(better < 0, scale, np.float32(1))
             index[number] = which + start
             start += len(pair.rotations)
         return scores, index, Rotation.concatenate([pair.rotations for pair in rivals])
+
+    def _compare(
+        self, data: NDArray[np.float32], pair: Rivals
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Template's best correlation less the decoy's, of median 0, and the best rotation."""
+        (score, which), (rival, _) = correlate(
+            data,
+            [pair.template, pair.decoy],
+            pair.rotations,
+            device=resolve_device(self.device),
+        )
+        better = score - rival
+        # The more a reference varies with direction, the higher the best of many orientations
+        # is in mere noise: the hollow sphere of ferritin stays below its decoy everywhere.
+        if self.top_hat:
+            reach = 2 * int(pair.diameter / 10) + 3
+            better = ndimage.white_tophat(better, size=(reach,) * 3, mode="nearest")
+        return better - np.median(better), which
 
     def _try_some(
         self, data: NDArray[np.float32], rivals: list[Rivals]
