@@ -11,7 +11,8 @@ hours. For each, the search is done exhaustively and compressed, with the same o
 * of the N best peaks of the exhaustive search (N: the true particles), those that the compressed
   search has within a voxel; there, poses within one step, and the difference of the scores
 * F1 against the truth of both at the default threshold and at N picks, within a quarter of the
-  diameter (at least 40 Å); error of right positions and, after refinement, of poses
+  diameter (at least 40 Å); error of right positions and, after refinement, of poses,
+  the least over rotations that leave the template as it is
 * controls at N picks: a ball of the same size, and another protein, as templates
 * pyTME at N picks, on the first of them
 
@@ -30,14 +31,17 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from template_pytme import N_CORES, Problem, install_pytme, search_pytme, use_cores
 from tomoloc.evaluate import match_particles
 from tomoloc.io.structures import read_structure
 from tomoloc.localize import find_peaks
+from tomoloc.physics.filters import band_pass_weights, radial_frequency, radial_spectrum
 from tomoloc.physics.potential import MOLECULAR_SURFACE, normalize_map
 from tomoloc.physics.rotations import angular_distance, sample_rotations
-from tomoloc.pickers.correlation import OVERSAMPLING, spherical_mask
+from tomoloc.pickers.correlation import OVERSAMPLING, RotatedReference, spherical_mask
+from tomoloc.pickers.poses import make_basis, refine_poses
 from tomoloc.pickers.template import TemplatePicker, _sample_density
 from tomoloc.simulate.recipe import Recipe
 from tomoloc.simulate.scene import Simulator
@@ -65,7 +69,6 @@ NAMES = (
 OTHERS = ("structures/validation/6bq1.pdb.gz", "structures/validation/6zqj.pdb.gz")
 LARGE = ("7etm", "5mrc", "3j9i", "2uv8")
 """Above 500 kDa."""
-SYMMETRY = {"3j9i": "D7", "2uv8": "D3", "4v1w": "O"}
 KEPT, POSE_ERROR, HANDED = 0.98, 3.0, 0.95
 RIBOSOME = "maps/5mrc_10A.mrc"
 
@@ -165,36 +168,35 @@ def diameter_of(template: Structure | Volume) -> float:
 
 def compare(case: Case, *, step: float) -> dict[str, Any]:
     """Search both ways and with the wrong templates."""
-    symmetry = SYMMETRY.get(case.name, "C1")
-    picker = TemplatePicker(
-        template=case.template, label="wanted", angular_step=step, symmetry=symmetry
-    )
+    picker = TemplatePicker(template=case.template, label="wanted", angular_step=step)
     start = perf_counter()
     full = replace(picker, exhaustive=True)
     reference = full.score(case.tomogram)
     middle = perf_counter()
     grid = replace(picker, refine=False).score(case.tomogram)
     scores = picker.score(case.tomogram)
+    end = perf_counter()
     distance, n = picker.particle_diameter / 2, len(case.truth)
     best = find_peaks(reference, threshold=-1.0, min_distance=distance, max_particles=n)
-    kept, posed, difference = agreement(best, grid, distance, step, symmetry)
+    alike = self_similarity(case.template)
+    kept, posed, difference = agreement(best, grid, distance, step, alike)
     row = {
         "name": case.name, "tilt": case.tilt, "crowded": case.crowded, "weighted": case.weighted,
-        "n": n, "diameter": picker.particle_diameter, "kept": kept, "posed": posed,
-        "difference": difference, "seconds": [middle - start, perf_counter() - middle],
+        "n": n, "diameter": picker.particle_diameter, "alike": len(alike), "kept": kept,
+        "posed": posed, "difference": difference, "seconds": [middle - start, end - middle],
     }  # fmt: skip
     for method, how, found in (("exhaustive", full, reference), ("compressed", picker, scores)):
         threshold = how.threshold(found, min_distance=distance)
-        row[method] = judged(case, found, distance, symmetry, float(threshold[0]))
+        row[method] = judged(case, found, distance, alike, float(threshold[0]))
     for control, template in (("ball", make_ball(case.template)), ("other", other_template())):
         wrong = TemplatePicker(template=template, label="wanted", angular_step=step)
         found = wrong.score(case.tomogram)
-        row[control] = judged(case, found, distance, "C1", 1.0)["f1_n"]
+        row[control] = judged(case, found, distance, alike, 1.0)["f1_n"]
     return row
 
 
 def agreement(
-    best: Particles, grid: ScoreMap, distance: float, step: float, symmetry: str
+    best: Particles, grid: ScoreMap, distance: float, step: float, alike: Rotation
 ) -> tuple[float, float, float]:
     """Of the best peaks: those that the other search has; of these, like poses; median score."""
     peaks = find_peaks(grid, threshold=-1.0, min_distance=distance, max_particles=4 * len(best))
@@ -202,13 +204,13 @@ def agreement(
     own, other = match.pairs.T
     if not len(own):
         return 0.0, np.nan, np.nan
-    angle = angular_distance(peaks.rotation[own], best.rotation[other], symmetry=symmetry)
+    angle = pose_error(peaks.rotation[own], best.rotation[other], alike)
     ratio = np.asarray(peaks.score)[own] / np.asarray(best.score)[other]
     return len(own) / len(best), float(np.mean(angle <= step)), float(np.median(np.abs(ratio - 1)))
 
 
 def judged(
-    case: Case, scores: ScoreMap, distance: float, symmetry: str, threshold: float
+    case: Case, scores: ScoreMap, distance: float, alike: Rotation, threshold: float
 ) -> dict[str, float]:
     """F1 at a threshold and at as many picks as there are particles; errors of the latter."""
     radius = max(distance / 2, 40.0)
@@ -217,13 +219,47 @@ def judged(
     first = every[: len(case.truth)]
     match = match_particles(first, case.truth, radius=radius)
     own, other = match.pairs.T
-    angle = angular_distance(first.rotation[own], case.truth.rotation[other], symmetry=symmetry)
+    angle = pose_error(first.rotation[own], case.truth.rotation[other], alike)
     return {
         "f1": float(match_particles(chosen, case.truth, radius=radius).f_score()),
         "f1_n": float(match.f_score()),
         "error": float(np.mean(match.distances)) if len(own) else np.nan,
         "angle": float(np.median(angle)) if len(own) else np.nan,
     }
+
+
+def self_similarity(template: Structure | Volume) -> Rotation:
+    """Rotations that leave a template, whitened, as it is to a correlation of 0.78."""
+    diameter = diameter_of(template) / SPACING
+    size = 2 * int(np.ceil(diameter / 2)) + 5
+    density = _sample_density(template, SPACING / OVERSAMPLING, OVERSAMPLING * size + 1)
+    middle = density[OVERSAMPLING // 2 :: OVERSAMPLING][:size]
+    middle = middle[:, OVERSAMPLING // 2 :: OVERSAMPLING, OVERSAMPLING // 2 :: OVERSAMPLING]
+    shells, power = radial_spectrum(middle[:, :size, :size], voxel_spacing=SPACING)
+    frequency = radial_frequency((size,) * 3, SPACING)
+    # All frequencies count alike, or everything large would be like itself.
+    weights = band_pass_weights(frequency, low_pass=2 * SPACING)
+    weights = weights / np.sqrt(np.interp(frequency, shells, np.maximum(power, 1e-4 * power.max())))
+    reference = RotatedReference(
+        density, weights.astype(np.float32), spherical_mask(size, diameter)
+    )
+    rotations = sample_rotations(float(np.clip(np.rad2deg(1 / diameter), 6, 10)))
+    basis = make_basis(reference, rotations[:: len(rotations) // 1500], n_components=160)
+    itself = basis.copies(Rotation.identity(1))
+    near = rotations[(basis.copies(rotations) @ itself.T)[:, 0] > 0.5]
+    near = Rotation.concatenate([Rotation.identity(1), near])
+    found = refine_poses(basis, np.repeat(itself, len(near), axis=0), near, step=5.0)
+    likeness = (basis.copies(found) @ itself.T)[:, 0]
+    group = Rotation.identity(1)
+    for i in np.argsort(-likeness):
+        if likeness[i] > 0.78 and angular_distance(group, found[i]).min() > 15:
+            group = Rotation.concatenate([group, found[i : i + 1]])
+    return group
+
+
+def pose_error(one: Rotation, two: Rotation, alike: Rotation) -> np.ndarray:
+    """Degrees, the least over rotations that leave the template as it is."""
+    return np.min([angular_distance(one * turn, two) for turn in alike], axis=0)
 
 
 def make_ball(template: Structure | Volume) -> Volume:
@@ -259,7 +295,7 @@ def run_pytme(case: Case, python: Path, *, step: float) -> float:
     )
     found = search_pytme(problem, python, pad=True).scores
     placed = replace(found, origin=case.tomogram.origin, name=case.tomogram.name)
-    return judged(case, placed, picker.particle_diameter / 2, "C1", 1.0)["f1_n"]
+    return judged(case, placed, picker.particle_diameter / 2, Rotation.identity(1), 1.0)["f1_n"]
 
 
 def handedness(shared: Path, *, step: float, seed: int) -> dict[str, Any]:
