@@ -229,7 +229,7 @@ def judged(
 
 
 def self_similarity(template: Structure | Volume) -> Rotation:
-    """Rotations that leave a template, whitened, as it is to a correlation of 0.78."""
+    """Rotations that leave a template, whitened, as it is to a correlation of 0.92."""
     diameter = diameter_of(template) / SPACING
     size = 2 * int(np.ceil(diameter / 2)) + 5
     density = _sample_density(template, SPACING / OVERSAMPLING, OVERSAMPLING * size + 1)
@@ -246,13 +246,13 @@ def self_similarity(template: Structure | Volume) -> Rotation:
     rotations = sample_rotations(float(np.clip(np.rad2deg(1 / diameter), 6, 10)))
     basis = make_basis(reference, rotations[:: len(rotations) // 1500], n_components=160)
     itself = basis.copies(Rotation.identity(1))
-    near = rotations[(basis.copies(rotations) @ itself.T)[:, 0] > 0.5]
+    near = rotations[(basis.copies(rotations) @ itself.T)[:, 0] > 0.4]
     near = Rotation.concatenate([Rotation.identity(1), near])
     found = refine_poses(basis, np.repeat(itself, len(near), axis=0), near, step=5.0)
-    likeness = (basis.copies(found) @ itself.T)[:, 0]
+    likeness = (basis.copies(found) @ itself.T)[:, 0] / np.sum(itself**2)
     group = Rotation.identity(1)
     for i in np.argsort(-likeness):
-        if likeness[i] > 0.78 and angular_distance(group, found[i]).min() > 15:
+        if likeness[i] > 0.92 and angular_distance(group, found[i]).min() > 20:
             group = Rotation.concatenate([group, found[i : i + 1]])
     return group
 

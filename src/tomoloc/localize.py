@@ -471,11 +471,10 @@ def local_maxima(
     ndarray of int, shape (n, 3)
         Voxels zyx, in the array's order.
     """
-    values = np.asarray(data)  # the compiler does not know memory-mapped arrays
     found = [np.zeros((0, 3), dtype=np.intp)]
-    step = max(4, _SLAB_VOXELS // (values.shape[1] * values.shape[2]))
-    for start in range(0, len(values), step):
-        peak = _maxima(values, start, min(start + step, len(values)), threshold)
+    step = max(4, _SLAB_VOXELS // (data.shape[1] * data.shape[2]))
+    for start in range(0, len(data), step):
+        peak = _maxima(data, start, min(start + step, len(data)), threshold)
         if inside is not None:
             peak &= inside[start : start + step]
         found.append(np.argwhere(peak) + np.array([start, 0, 0]))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from tomoloc.features.spectra import filter_tiles, local_spectrum, match_spectrum
+from tomoloc.features.spectra import filter_tiles, local_spectrum, match_spectrum, noise_like
 
 SHAPE = (50, 70, 90)
 
@@ -64,3 +64,21 @@ def test_tiles_are_filtered_like_the_whole(rng):
     np.testing.assert_allclose(tiled, whole, atol=1e-4)
     spread = gaussian_filter(data.astype(float), 1 / (0.15 * np.pi * np.sqrt(2)), mode="mirror")
     np.testing.assert_allclose(whole, spread, atol=0.02)
+
+
+def test_noise_has_the_amplitudes_of_the_middle_of_a_volume() -> None:
+    rng = np.random.default_rng(5)
+    data = gaussian_filter(rng.normal(size=(21, 34, 55)), (0.5, 1.0, 2.0)) + 3.0
+    noise = noise_like(data, max_voxels=data.size, rng=np.random.default_rng(1))
+    assert noise.shape == data.shape
+    assert noise.mean() == pytest.approx(0, abs=1e-5)
+    one, two = (np.abs(np.fft.rfftn(volume - volume.mean())) for volume in (noise, data))
+    np.testing.assert_allclose(one, two, atol=2e-3 * two.max())
+    assert abs(np.corrcoef(noise.ravel(), data.ravel())[0, 1]) < 0.1
+    again = noise_like(data, max_voxels=data.size, rng=np.random.default_rng(1))
+    np.testing.assert_array_equal(noise, again)
+
+    small = noise_like(data, max_voxels=10_000, rng=np.random.default_rng(1))
+    assert 9_000 < small.size <= 10_000
+    assert small.shape[0] == 21  # the short axis is left
+    assert small.std() == pytest.approx(data.std(), rel=0.15)

@@ -18,6 +18,7 @@ from tomoloc.pickers.compressed import (
     search_components,
 )
 from tomoloc.pickers.correlation import RotatedReference, correlate, spherical_mask
+from tomoloc.pickers.matching import imbalance
 from tomoloc.pickers.pick import pick
 from tomoloc.pickers.poses import Bank, best_poses, make_basis, refine_poses
 from tomoloc.pickers.template import TemplatePicker
@@ -160,3 +161,19 @@ def test_noise_alone_is_no_particle() -> None:
     found = pick(noise, TemplatePicker(template=STRUCTURE, angular_step=25.0), contrast="light")
     assert len(found.particles) <= 3
     assert {"tomolocPValue", "tomolocFDR"} <= set(found.particles.extra)
+
+
+@pytest.mark.parametrize("ratio", [0.7, 1.0, 1.3])
+def test_imbalance_is_the_ratio_of_heights_in_noise(ratio: float, rng) -> None:
+    voxel = rng.integers(0, 200, (600, 3))
+    score = (rng.exponential(0.01, 600) * np.repeat([ratio, -1], 300)).astype(np.float32)
+    assert imbalance(voxel, score, diameter=6.0) == pytest.approx(ratio, rel=0.25)
+    # A neighbour of a peak is not counted again.
+    double = np.concatenate([voxel, voxel + 1]), np.concatenate([score, 0.9 * score])
+    assert imbalance(*double, diameter=6.0) == imbalance(voxel, score, diameter=6.0)
+
+
+def test_too_few_peaks_tell_nothing_about_imbalance() -> None:
+    voxel = np.arange(0, 90, 10)[:, None].repeat(3, axis=1)
+    assert imbalance(voxel, np.linspace(-1, 2, 9, dtype=np.float32), diameter=4.0) == 1
+    assert imbalance(voxel[:0], np.zeros(0, np.float32), diameter=4.0) == 1
