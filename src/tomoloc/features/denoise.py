@@ -129,7 +129,7 @@ def diffuse(data: Array, *, contrast: float, sigma: float = 1.0, iterations: int
     ----------
     .. [1] Weickert, Anisotropic Diffusion in Image Processing, Teubner (1998).
     .. [2] Fernandez & Li, J. Struct. Biol. 144, 152 (2003), doi:10.1016/j.jsb.2003.09.010.
-    .. [3] Fernandez & Li, Comput. Sci. Eng. 7, 54 (2005), doi:10.1109/MCSE.2005.89.
+    .. [3] Fernandez & Li, Comput. Sci. Eng. 7, 54 (2005).
     """
     if not contrast > 0:
         raise ValueError(f"contrast must be positive; got {contrast}")

@@ -73,7 +73,8 @@ class UnsupervisedPicker:
     smallest : float
         Diameter in angstrom below which a component is dust.
     largest : float
-        Length in angstrom above which nothing is a particle.
+        Length in angstrom above which nothing is a particle; with learned features, the network
+        decides.
     slab : bool
         Find out between which heights particles lie, and leave out what is beyond.
     invert : bool

@@ -124,7 +124,8 @@ class Workbench:
     method : str
         Of denoising, before all else.
     smallest, largest : float
-        Diameters of particles in angstrom; what is smaller is dust, what is longer no particle.
+        Diameters of particles in angstrom; what is smaller is dust, what is longer no particle,
+        except where a network says so.
     slab : bool
         Leave out what lies outside the lamella.
     invert : bool
@@ -388,7 +389,9 @@ class Workbench:
             position = regions.position
             diameter = np.cbrt(6 * regions.volume / np.pi)
             kept = diameter >= self.smallest
-        kept &= (regions.volume > 0) & (regions.length <= self.largest) & (score > 0)
+        if workflow.features != "learned":  # the network knows what is too long to be a particle
+            kept &= regions.length <= self.largest
+        kept &= (regions.volume > 0) & (score > 0)
         number = np.zeros(len(kept) + 1, dtype=np.int32)
         number[1:][kept] = np.arange(1, kept.sum() + 1)
         labels = number[regions.labels.data] * mask
