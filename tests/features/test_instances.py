@@ -44,16 +44,16 @@ def test_doubles_are_joined_and_neighbours_are_not() -> None:
     double = CENTERS[2] + [0.5, 3.0, 2.0]
     places = np.vstack([CENTERS, double])
     strength = np.array([1.0, 0.9, 2.0, 1.5])
-    kept = join_seeds(
+    owner = join_seeds(
         volume.to_position(places), strength, field=volume, reach=150.0, valley=0.8,
         min_distance=40.0,
     )  # fmt: skip
-    assert kept.tolist() == [2, 0, 1]
+    assert owner.tolist() == [0, 1, 2, 2]
     near = join_seeds(
         volume.to_position(places), strength, field=volume, reach=150.0, valley=0.8,
         min_distance=130.0,
     )  # fmt: skip
-    assert near.tolist() == [2, 0]
+    assert near.tolist() == [0, 0, 2, 2]
 
 
 def test_long_regions_are_long() -> None:

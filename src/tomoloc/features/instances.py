@@ -57,7 +57,7 @@ def join_seeds(
     valley: float,
     min_distance: float,
 ) -> NDArray[np.intp]:
-    """Keep one of several seeds that no valley parts.
+    """Tell which of several seeds no valley parts, and so are one.
 
     From the strongest down, a seed is dropped if a kept one is closer than `min_distance`, or
     closer than `reach` with nothing on the straight way between them that is lower than `valley`
@@ -69,7 +69,7 @@ def join_seeds(
         xyz in angstrom.
     strength : ndarray, shape (n,)
     field : Volume, data shape (z, y, x)
-        Blurred tomogram, ice at 0.
+        Blurred tomogram, or map of centres; nothing is 0.
     reach, min_distance : float
         In angstrom.
     valley : float
@@ -77,8 +77,8 @@ def join_seeds(
 
     Returns
     -------
-    ndarray of int
-        Rows that are kept, the strongest first.
+    ndarray of int, shape (n,)
+        For each seed the row of the strongest one that it was dropped for, or its own.
     """
     order = np.argsort(-strength, kind="stable")
     if len(order) < 2:
@@ -97,10 +97,12 @@ def join_seeds(
     rivals: list[list[int]] = [[] for _ in order]
     for first, second in zip(better[one].tolist(), worse[one].tolist(), strict=True):
         rivals[second].append(first)
-    kept = np.zeros(len(order), dtype=bool)
+    owner = np.arange(len(order))
     for row, others in enumerate(rivals):
-        kept[row] = not kept[others].any()
-    return order[kept]
+        owner[row] = min((other for other in others if owner[other] == other), default=row)
+    joined = np.empty_like(order)
+    joined[order] = order[owner]
+    return joined
 
 
 def watershed(field: Volume, position: FloatArray) -> Labels:

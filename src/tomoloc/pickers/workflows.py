@@ -14,7 +14,7 @@ from scipy import ndimage
 from tomoloc.arrays import release
 from tomoloc.features.banks import Bank, InvariantBank, make_bank
 from tomoloc.features.blobs import BLOCK, Seeds, Survey, read_block, spread_blocks, survey
-from tomoloc.features.candidates import Candidates, find_candidates
+from tomoloc.features.candidates import find_candidates
 from tomoloc.features.denoise import Method, denoise, despeckle
 from tomoloc.features.foreground import (
     Clustering,
@@ -59,6 +59,7 @@ _LEAST_STRENGTH = 0.8
 _PATCH_BLUR = SCALES[0]
 _CENTER = 0.05
 """Probability of a centre from which on there is a candidate."""
+_CENTER_VALLEY = 0.5
 _SURE = 0.5
 
 
@@ -195,7 +196,7 @@ class Workbench:
         """Find seeds of which no two are one particle."""
         found = self._survey.seeds
         found = found[found.strength > _LEAST_STRENGTH]
-        kept = join_seeds(
+        owner = join_seeds(
             found.position,
             found.strength,
             field=self._survey.field,
@@ -203,7 +204,8 @@ class Workbench:
             valley=_VALLEY,
             min_distance=_CLOSEST,
         )
-        return found[kept]
+        kept = np.flatnonzero(owner == np.arange(len(found)))
+        return found[kept[np.argsort(-found.strength[kept], kind="stable")]]
 
     @cached_property
     def _seeds(self) -> tuple[Seeds, FloatArray]:
@@ -310,8 +312,29 @@ class Workbench:
         return embedding, grid.with_data(field)
 
     @cached_property
-    def _candidates(self) -> Candidates:
-        return find_candidates(self._embedding[0], centers=True, threshold=_CENTER)
+    def _centers(self) -> tuple[FloatArray, FloatArray]:
+        """Places xyz where particles may be, and how likely.
+
+        Of a particle that is long or has parts, the map of centres shows several, none of them
+        likely. What no valley parts is one, in their middle, and likely if any of them is.
+        """
+        embedding = self._embedding[0]
+        found = find_candidates(embedding, centers=True, threshold=_CENTER).particles
+        position, score = found.position, np.asarray(found.score, dtype=float)
+        owner = join_seeds(
+            position,
+            score,
+            field=replace(self._embedding[1], data=embedding.data[-1].astype(np.float32)),
+            reach=_REACH,
+            valley=_CENTER_VALLEY,
+            min_distance=0.0,
+        )
+        n = len(score)
+        total = np.maximum(np.bincount(owner, weights=score, minlength=n), 1e-12)
+        middle = [np.bincount(owner, weights=score * p, minlength=n) / total for p in position.T]
+        none = np.bincount(owner, weights=np.log1p(-np.minimum(score, 1 - 1e-6)), minlength=n)
+        kept = owner == np.arange(n)
+        return np.stack(middle, axis=1)[kept], -np.expm1(none[kept])
 
     @cached_property
     def _learned_masks(self) -> dict[str, NDArray[np.bool_]]:
@@ -348,10 +371,8 @@ class Workbench:
     def _run_learned(self, workflow: Workflow) -> Instances:
         field = self._embedding[1]
         mask = self._learned_mask(workflow.clustering)
-        particles = self._candidates.particles
-        score = np.asarray(particles.score)
-        basins = self._learned_basins
-        return self._instances(workflow, field, mask, particles.position, score, basins)
+        position, score = self._centers
+        return self._instances(workflow, field, mask, position, score, self._learned_basins)
 
     # ---------------------------------------------------------------------------- instances
 
@@ -363,7 +384,7 @@ class Workbench:
 
     @cached_property
     def _learned_basins(self) -> Regions:
-        field, position = self._embedding[1], self._candidates.particles.position
+        field, position = self._embedding[1], self._centers[0]
         return find_regions(watershed(field, position), field=field, number=len(position))
 
     def _instances(
