@@ -149,3 +149,17 @@ def test_look_up_interpolates(rng):
 def test_one_vector_for_each_candidate():
     with pytest.raises(ValueError, match="a vector for each of 2"):
         Candidates(particles=Particles(position=np.zeros((2, 3))), vectors=np.zeros((3, 4)))
+
+
+def test_a_long_particle_that_the_map_shows_in_parts_is_one_candidate() -> None:
+    centers = np.zeros((16, 20, 24), np.float32)
+    centers[8, 10, 5:9] = (0.4, 0.3, 0.3, 0.4)  # two maxima, with hardly a valley
+    centers[8, 4, 14] = centers[8, 4, 18] = 0.35  # two, with nothing between them
+    embedding = Volume(
+        data=np.stack([np.ones_like(centers), centers]), voxel_spacing=20.0, origin=(9.0, -5.0, 2.0)
+    )
+    found = find_candidates(embedding, centers=True).particles
+    assert len(found) == 3
+    np.testing.assert_allclose(embedding.to_index(found.position)[0], [8, 10, 6.5], atol=0.3)
+    assert found.score[0] == pytest.approx(1 - 0.6**2, abs=0.02)
+    assert (np.asarray(found.score[1:]) < 0.5).all()

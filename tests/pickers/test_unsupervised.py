@@ -15,8 +15,7 @@ from tomoloc.physics.wedge import tilt_weights
 from tomoloc.pickers.consensus import CONSENSUS, agree
 from tomoloc.pickers.pick import pick
 from tomoloc.pickers.unsupervised import UnsupervisedPicker
-from tomoloc.pickers.workflows import Workbench
-from tomoloc.types import Particles, Tomogram, Volume
+from tomoloc.types import Particles, Tomogram
 
 SHAPE, SPACING = (56, 132, 120), 10.0
 ORIGIN = np.array([-70.0, 300.0, 25.0])
@@ -268,30 +267,3 @@ def test_wrong_parameters_are_told(given, message) -> None:
 def test_too_coarse_voxels_are_refused() -> None:
     with pytest.raises(ValueError, match="too coarse"):
         UnsupervisedPicker(features="gabor").working_spacing(40.0)
-
-
-class _Map:
-    """A network that sees centres where it is told to."""
-
-    def __init__(self, centers: np.ndarray) -> None:
-        self.centers = centers
-
-    def embed(self, tomogram: Tomogram) -> Volume:
-        data = np.stack([np.ones_like(self.centers), np.zeros_like(self.centers), self.centers])
-        return Volume(data=data, voxel_spacing=20.0, origin=tomogram.origin)
-
-
-def test_a_long_particle_that_the_network_sees_in_parts_is_one() -> None:
-    centers = np.zeros((16, 20, 24), np.float32)
-    centers[8, 10, 5:9] = (0.4, 0.3, 0.3, 0.4)  # two maxima, with hardly a valley
-    centers[8, 4, 14] = centers[8, 4, 18] = 0.4  # two, with nothing between them
-    data = np.random.default_rng(0).normal(size=(32, 40, 48)).astype(np.float32)
-    tomogram = Tomogram(data=data, voxel_spacing=10.0, origin=(100.0, -50.0, 20.0))
-    bench = Workbench(tomogram, features=_Map(centers))
-    position, score = bench._centers
-    index = bench._embedding[1].to_index(position)
-    long = np.argmax(score)
-    assert len(score) == 3
-    np.testing.assert_allclose(index[long], [8, 10, 6.5], atol=0.3)
-    assert score[long] == pytest.approx(1 - 0.6**2, abs=0.02)
-    assert (np.delete(score, long) < 0.5).all()

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import KDTree
 
 from tomoloc.arrays import release
+from tomoloc.features.instances import join_seeds
 from tomoloc.localize import EDGE_COLUMN, find_peaks, flag_edges, suppress
 from tomoloc.types import FloatArray, Particles, ScoreMap, Volume
 
@@ -26,6 +27,8 @@ LABEL = "candidate"
 _SLAB_BYTES = 64 << 20
 """Of the maps that peaks are found in at one time."""
 _SIMILAR = 100
+_REACH, _VALLEY = 150.0, 0.5
+"""Å, part: how maxima of the map of centres are joined; chosen on simulated scenes."""
 _ROWS = 1 << 16
 """Vectors that are compared with targets at one time."""
 
@@ -73,6 +76,9 @@ def find_candidates(
 ) -> Candidates:
     """Find the local maxima of the map of centres and, with targets, of the similarity to them.
 
+    Of a particle that is long or has parts, the map of centres shows several maxima, none of them
+    likely. Those that no valley parts are one candidate, in their middle, and likely if any is.
+
     Parameters
     ----------
     embedding : Volume, data shape (channels, z, y, x)
@@ -106,14 +112,13 @@ def find_candidates(
     channels = points.shape[-1] - bool(centers)
     tables = []
     if centers:
-        tables.append(
-            _find_maxima(
-                embedding,
-                lambda sections: points[sections, ..., -1].astype(np.float32),
-                threshold=threshold,
-                min_distance=min_distance,
-            )
+        found = _find_maxima(
+            embedding,
+            lambda sections: points[sections, ..., -1].astype(np.float32),
+            threshold=threshold,
+            min_distance=min_distance,
         )
+        tables.append(_join(found, embedding))
     if targets is not None and len(directions := np.asarray(targets, dtype=np.float32)):
         if directions.ndim != 2 or directions.shape[1] != channels:
             raise ValueError(
@@ -202,6 +207,25 @@ def _find_maxima(
         )
     every = Particles.concatenate(found)
     return every[suppress(every.position, np.asarray(every.score), min_distance=min_distance)]
+
+
+def _join(found: Particles, embedding: Volume) -> Particles:
+    """Make one of maxima of the map of centres that no valley parts."""
+    position, score = found.position, np.asarray(found.score, dtype=float)
+    grid = Volume(
+        data=np.asarray(embedding.data[-1], dtype=np.float32),
+        voxel_spacing=embedding.voxel_spacing,
+        origin=embedding.origin,
+    )
+    release(embedding.data)
+    owner = join_seeds(position, score, field=grid, reach=_REACH, valley=_VALLEY, min_distance=0.0)
+    n = len(score)
+    total = np.maximum(np.bincount(owner, weights=score, minlength=n), 1e-12)
+    middle = [np.bincount(owner, weights=score * p, minlength=n) / total for p in position.T]
+    none = np.bincount(owner, weights=np.log1p(-np.minimum(score, 1 - 1e-6)), minlength=n)
+    kept = np.flatnonzero(owner == np.arange(n))
+    joined = replace(found, position=np.stack(middle, axis=1), score=-np.expm1(none))[kept]
+    return joined[np.argsort(-np.asarray(joined.score), kind="stable")]
 
 
 def _slabs(shape: tuple[int, int, int]) -> Iterator[tuple[slice, slice]]:

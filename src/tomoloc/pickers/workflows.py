@@ -35,7 +35,7 @@ from tomoloc.features.scales import SCALES, ScaleSpace
 from tomoloc.physics.contrast import robust_scale
 from tomoloc.physics.filters import rescale
 from tomoloc.pickers.shapes import rate_seeds
-from tomoloc.types import FloatArray, Tomogram, Volume
+from tomoloc.types import FloatArray, Particles, Tomogram, Volume
 
 __all__ = ["WORKFLOWS", "Instances", "Workbench", "Workflow"]
 
@@ -59,7 +59,6 @@ _LEAST_STRENGTH = 0.8
 _PATCH_BLUR = SCALES[0]
 _CENTER = 0.05
 """Probability of a centre from which on there is a candidate."""
-_CENTER_VALLEY = 0.5
 _SURE = 0.5
 
 
@@ -312,29 +311,8 @@ class Workbench:
         return embedding, grid.with_data(field)
 
     @cached_property
-    def _centers(self) -> tuple[FloatArray, FloatArray]:
-        """Places xyz where particles may be, and how likely.
-
-        Of a particle that is long or has parts, the map of centres shows several, none of them
-        likely. What no valley parts is one, in their middle, and likely if any of them is.
-        """
-        embedding = self._embedding[0]
-        found = find_candidates(embedding, centers=True, threshold=_CENTER).particles
-        position, score = found.position, np.asarray(found.score, dtype=float)
-        owner = join_seeds(
-            position,
-            score,
-            field=replace(self._embedding[1], data=embedding.data[-1].astype(np.float32)),
-            reach=_REACH,
-            valley=_CENTER_VALLEY,
-            min_distance=0.0,
-        )
-        n = len(score)
-        total = np.maximum(np.bincount(owner, weights=score, minlength=n), 1e-12)
-        middle = [np.bincount(owner, weights=score * p, minlength=n) / total for p in position.T]
-        none = np.bincount(owner, weights=np.log1p(-np.minimum(score, 1 - 1e-6)), minlength=n)
-        kept = owner == np.arange(n)
-        return np.stack(middle, axis=1)[kept], -np.expm1(none[kept])
+    def _candidates(self) -> Particles:
+        return find_candidates(self._embedding[0], centers=True, threshold=_CENTER).particles
 
     @cached_property
     def _learned_masks(self) -> dict[str, NDArray[np.bool_]]:
@@ -371,7 +349,7 @@ class Workbench:
     def _run_learned(self, workflow: Workflow) -> Instances:
         field = self._embedding[1]
         mask = self._learned_mask(workflow.clustering)
-        position, score = self._centers
+        position, score = self._candidates.position, np.asarray(self._candidates.score, dtype=float)
         return self._instances(workflow, field, mask, position, score, self._learned_basins)
 
     # ---------------------------------------------------------------------------- instances
@@ -384,7 +362,7 @@ class Workbench:
 
     @cached_property
     def _learned_basins(self) -> Regions:
-        field, position = self._embedding[1], self._centers[0]
+        field, position = self._embedding[1], self._candidates.position
         return find_regions(watershed(field, position), field=field, number=len(position))
 
     def _instances(
