@@ -31,7 +31,8 @@ _BACKGROUND = 2048
 _FOR_FIRST = 128
 _QUIET_VOXELS = 1 << 20
 _HIGHEST = 25
-_KEEP = 4
+_KEEP = 8
+_HOPS = 3
 _BLOCK = 256
 _FOR_POSES = 160
 _NEIGHBOURS = np.array(list(product((-1, 0, 1), repeat=3)))
@@ -218,12 +219,25 @@ def _decide(
         for i, (bank, side) in enumerate(zip(banks.few, sides, strict=True))
     ]
     duel = _Duel.at(np.unique(np.concatenate(around), axis=0), background, data, banks.every)
+    shape = data.shape
+    centers = [first[side] for side in sides]
+    for _ in range(_HOPS):  # a score may rise beyond the neighbours of a peak of the energy
+        moved = []
+        for i, sign in enumerate((1, -1)):
+            rows = _best_nearby(duel, centers[i], shape, sign=sign)
+            rows = rows[~np.isin(_number(duel.voxel[rows], shape), _number(centers[i], shape))]
+            moved.append(_around(data, banks.every[i], duel, rows, i))
+            centers[i] = duel.voxel[_best_nearby(duel, centers[i], shape, sign=sign)]
+        new = np.unique(np.concatenate(moved), axis=0)
+        new = new[~np.isin(_number(new, shape), _number(duel.voxel, shape))]
+        if not len(new):
+            break
+        duel = duel.join(_Duel.at(new, background[:0], data, banks.every, level=duel.level))
     rest = ~np.isin(_number(first, data.shape), _number(duel.voxel, data.shape))
     duel = duel.join(rough[rest], len(banks.every[0].rotations))
-    shape = data.shape
     best = [
-        _best_nearby(duel, first[side], shape, sign=sign)
-        for side, sign in zip(sides, (1, -1), strict=True)
+        _best_nearby(duel, center, shape, sign=sign)
+        for center, sign in zip(centers, (1, -1), strict=True)
     ]
     duel = duel.measured(np.union1d(*best), data, banks.bases, banks.rotations)
     rotation = banks.rotations[duel.poses[0][:, 0]].as_quat()
@@ -270,6 +284,8 @@ class _Duel:
     voxel: NDArray[np.intp]
     score: Array
     poses: tuple[NDArray[np.intp], NDArray[np.intp]]
+    level: float
+    """Median score of the background, which was taken off."""
 
     @classmethod
     def at(
@@ -278,17 +294,21 @@ class _Duel:
         background: NDArray[np.intp],
         data: Array,
         banks: Sequence[Bank],
+        *,
+        level: float | None = None,
     ) -> _Duel:
-        """Score voxels, and take off the median score of the background."""
+        """Score voxels, and take off the median score of the background, if it is not known."""
         places = np.concatenate([voxel, background])
         first, second = (
             best_poses(bank, bank.basis.windows(data, places), keep=_KEEP) for bank in banks
         )
         score, n = first.score[:, 0] - second.score[:, 0], len(voxel)
-        return cls(voxel, score[:n] - np.median(score[n:]), (first.index[:n], second.index[:n]))
+        level = float(np.median(score[n:])) if level is None else level
+        return cls(voxel, score[:n] - level, (first.index[:n], second.index[:n]), level)
 
     def __getitem__(self, rows: NDArray[np.bool_]) -> _Duel:
-        return _Duel(self.voxel[rows], self.score[rows], (self.poses[0][rows], self.poses[1][rows]))
+        poses = self.poses[0][rows], self.poses[1][rows]
+        return _Duel(self.voxel[rows], self.score[rows], poses, self.level)
 
     def measured(
         self, rows: NDArray[np.intp], data: Array, bases: Sequence[Basis], rotations: Rotation
@@ -305,15 +325,16 @@ class _Duel:
             best = exact.argmax(axis=1)
             own[rows, 0] = chosen[everyone, best]
             score[rows] += sign * (exact[everyone, best] - rough)
-        return _Duel(self.voxel, score, (poses[0], poses[1]))
+        return _Duel(self.voxel, score, (poses[0], poses[1]), self.level)
 
-    def join(self, other: _Duel, n: int) -> _Duel:
+    def join(self, other: _Duel, n: int = 0) -> _Duel:
         """Append voxels whose orientations are counted from `n`."""
         poses = [np.concatenate([a, b + n]) for a, b in zip(self.poses, other.poses, strict=True)]
         return _Duel(
             np.concatenate([self.voxel, other.voxel]),
             np.concatenate([self.score, other.score]),
             (poses[0], poses[1]),
+            self.level,
         )
 
 

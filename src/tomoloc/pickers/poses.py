@@ -30,7 +30,7 @@ Array = NDArray[np.float32]
 _BATCH = 64
 _ORIENTATIONS = 1024
 _WINDOWS = 4096
-_FEWEST_PARTS = 4
+_FEWEST_PARTS = 8
 _BANK_BYTES = 800_000_000
 _SUPPORT = 0.9995
 """Of a reference's power that is taken into account when it is turned."""
@@ -130,7 +130,7 @@ class Basis:
 
         mask, size = self.reference.mask, self.reference.mask.shape[0]
         weights = torch.as_tensor(self.reference.weights)
-        near, probes = self._probes()
+        near, probes = self._probes
         flat = np.ravel_multi_index(tuple((near + size // 2).T), mask.shape)
         box = np.argwhere(mask >= 0) - size // 2
         n = len(rotations) // max(len(centers), 1)
@@ -159,8 +159,9 @@ class Basis:
 
         What the basis does not hold of a copy is taken to be the same part of all copies.
         """
-        return self._turned(rotations, *self._probes())
+        return self._turned(rotations, *self._probes)
 
+    @cached_property
     def _probes(self) -> tuple[NDArray[np.intp], Array]:
         """Places where the turned reference is read, and what their values add to coefficients.
 
@@ -272,14 +273,10 @@ class Bank:
         """Every n-th orientation of n parts, shape (about r / n, k)."""
         if number in self._kept:
             return self._kept[number]
-        copies = self.basis._turned(self.rotations[number :: len(self)], *self._probes)
+        copies = self.basis.copies(self.rotations[number :: len(self)])
         if len(self.rotations) * len(self.basis) * copies.itemsize <= _BANK_BYTES:
             self._kept[number] = copies
         return copies
-
-    @cached_property
-    def _probes(self) -> tuple[NDArray[np.intp], Array]:
-        return self.basis._probes()
 
     @cached_property
     def _kept(self) -> dict[int, Array]:
@@ -351,7 +348,7 @@ def refine_poses(
     Rotation of length n
         None correlates less than the one that it was made from.
     """
-    near, probes = basis._probes()
+    near, probes = basis._probes
 
     def correlate(poses: Rotation) -> FloatArray:
         return np.concatenate(
