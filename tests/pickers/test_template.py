@@ -178,7 +178,8 @@ def test_ctf_correction_is_as_stated(correction: str) -> None:
             template=structure, angular_step=30, symmetry="D2", ctf_correction=stated
         )
         .score(tomogram)
-        .data[0, 22, 22, 22]
+        .data[0, 21:24, 21:24, 21:24]
+        .max()
         for stated in ("none", "flip", "full")
     }
     # Flipped phases and restored amplitudes differ little in what a template sees.

@@ -139,7 +139,8 @@ def search(
         ]
 
     found = decide(data, angular_step if refine else None)
-    quiet = decide(noise_like(data, max_voxels=_QUIET_VOXELS, rng=rng), None)
+    voxels = min(_QUIET_VOXELS, data.size // 2)
+    quiet = decide(noise_like(data, max_voxels=voxels, rng=rng), None)
     return [
         replace(own, score=own.score * np.where(own.score < 0,
             imbalance(still.voxel, still.score, diameter=pair.diameter), 1))
