@@ -27,8 +27,8 @@ LABEL = "candidate"
 _SLAB_BYTES = 64 << 20
 """Of the maps that peaks are found in at one time."""
 _SIMILAR = 100
-_REACH, _VALLEY = 150.0, 0.5
-"""Å, part: how maxima of the map of centres are joined; chosen on simulated scenes."""
+_REACH, _VALLEY, _SURE = 150.0, 0.5, 0.5
+"""Å, part, probability below which maxima of the map of centres are joined; chosen on scenes."""
 _ROWS = 1 << 16
 """Vectors that are compared with targets at one time."""
 
@@ -77,7 +77,8 @@ def find_candidates(
     """Find the local maxima of the map of centres and, with targets, of the similarity to them.
 
     Of a particle that is long or has parts, the map of centres shows several maxima, none of them
-    likely. Those that no valley parts are one candidate, in their middle, and likely if any is.
+    likely. An unlikely one that no valley parts from a better one is taken as one with it: a
+    candidate in their middle, and likely if any is.
 
     Parameters
     ----------
@@ -210,7 +211,7 @@ def _find_maxima(
 
 
 def _join(found: Particles, embedding: Volume) -> Particles:
-    """Make one of maxima of the map of centres that no valley parts."""
+    """Join unlikely maxima of the map of centres to better ones that no valley parts them from."""
     position, score = found.position, np.asarray(found.score, dtype=float)
     grid = Volume(
         data=np.asarray(embedding.data[-1], dtype=np.float32),
@@ -220,6 +221,7 @@ def _join(found: Particles, embedding: Volume) -> Particles:
     release(embedding.data)
     owner = join_seeds(position, score, field=grid, reach=_REACH, valley=_VALLEY, min_distance=0.0)
     n = len(score)
+    owner = np.where(score < _SURE, owner, np.arange(n))
     total = np.maximum(np.bincount(owner, weights=score, minlength=n), 1e-12)
     middle = [np.bincount(owner, weights=score * p, minlength=n) / total for p in position.T]
     none = np.bincount(owner, weights=np.log1p(-np.minimum(score, 1 - 1e-6)), minlength=n)

@@ -139,8 +139,7 @@ def search(
         ]
 
     found = decide(data, angular_step if refine else None)
-    voxels = min(_QUIET_VOXELS, data.size // 2)
-    quiet = decide(noise_like(data, max_voxels=voxels, rng=rng), None)
+    quiet = decide(noise_like(data, max_voxels=_QUIET_VOXELS, rng=rng), None)
     return [
         replace(own, score=own.score * np.where(own.score < 0,
             imbalance(still.voxel, still.score, diameter=pair.diameter), 1))
@@ -173,9 +172,10 @@ def imbalance(voxel: NDArray[np.intp], score: Array, *, diameter: float) -> np.f
         own = np.flatnonzero(sign * score > 0)
         height = sign * score[own]
         best = suppress(voxel[own].astype(float), height, min_distance=diameter / 2)
-        heights.append(height[best[:_HIGHEST]])
-    n = min(len(height) for height in heights)
-    if n < _HIGHEST // 2:
+        heights.append(height[best])
+    # Of few peaks, fewer are high.
+    n = min(_HIGHEST, *(len(height) // 4 for height in heights))
+    if n < _HIGHEST // 4:
         return np.float32(1)
     return np.float32(heights[0][:n].sum() / heights[1][:n].sum())
 

@@ -265,8 +265,7 @@ class TemplatePicker:
         shape = (len(rivals), *data.shape)
         scores, index = np.empty(shape, np.float32), np.empty(shape, np.int32)
         start = 0
-        voxels = min(_QUIET_VOXELS, data.size // 2)
-        noise = noise_like(data, max_voxels=voxels, rng=np.random.default_rng(self.seed))
+        noise = noise_like(data, max_voxels=_QUIET_VOXELS, rng=np.random.default_rng(self.seed))
         for number, pair in enumerate(rivals):
             better, which = self._compare(data, pair)
             quiet, _ = self._compare(noise, pair)
