@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from itertools import product
 from tempfile import TemporaryFile, gettempdir
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["LARGE_BYTES", "allocate", "release", "sparse_zeros"]
+__all__ = ["LARGE_BYTES", "allocate", "interpolate", "release", "sparse_zeros"]
 
 LARGE_BYTES = 1 << 30
 """Arrays of this size and larger are put in a temporary file, not in memory."""
@@ -66,3 +67,29 @@ def release(array: NDArray[Any]) -> None:
     shared = isinstance(array, np.memmap) and array.mode in {"r", "r+", "w+"}
     if shared and hasattr(mmap, "MADV_DONTNEED"):
         array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+
+
+def interpolate(points: NDArray[Any], index: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Read values between grid points; of a memory-mapped array, nothing else is read.
+
+    Parameters
+    ----------
+    points : ndarray, shape (z, y, x, channels)
+    index : ndarray, shape (n, 3)
+        Places zyx in grid points. Outside the grid, the nearest place on it is taken.
+
+    Returns
+    -------
+    ndarray, shape (n, channels)
+        Trilinear.
+    """
+    last = np.array(points.shape[:3]) - 1
+    place = np.clip(index, 0, last)
+    low = np.minimum(np.floor(place).astype(np.intp), np.maximum(last - 1, 0))
+    share = (place - low).astype(np.float32)
+    out = np.zeros((len(index), points.shape[-1]), dtype=np.float32)
+    for corner in product((0, 1), repeat=3):
+        weight = np.where(corner, share, 1 - share).prod(axis=1, keepdims=True)
+        z, y, x = np.minimum(low + corner, last).T
+        out += weight * points[z, y, x].astype(np.float32)
+    return out

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import KDTree
 
-from tomoloc.arrays import release
+from tomoloc.arrays import interpolate, release
 from tomoloc.features.instances import join_seeds
 from tomoloc.localize import EDGE_COLUMN, find_peaks, flag_edges, suppress
 from tomoloc.types import FloatArray, Particles, ScoreMap, Volume
@@ -137,7 +136,7 @@ def find_candidates(
                 near, _ = KDTree(tables[0].position).query(found.position)
                 found = found[near >= min_distance]
             found = found[: max(len(tables[0]), _SIMILAR)]
-            score = _interpolate(points[..., -1:], embedding.to_index(found.position))[:, 0]
+            score = interpolate(points[..., -1:], embedding.to_index(found.position))[:, 0]
         else:
             score = np.full(len(found), 0.5, dtype=np.float32)  # it says nothing
         tables.append(replace(found, score=score))
@@ -145,7 +144,7 @@ def find_candidates(
         raise ValueError("this model finds no centres: without targets there are no candidates")
     particles = Particles.concatenate(tables)
     edge = flag_edges(embedding, particles.position, diameter=min_distance)
-    vectors = _interpolate(points[..., :channels], embedding.to_index(particles.position))
+    vectors = interpolate(points[..., :channels], embedding.to_index(particles.position))
     return Candidates(
         particles=replace(particles, extra={EDGE_COLUMN: edge}), vectors=_normalise(vectors)
     )
@@ -171,7 +170,7 @@ def look_up(embedding: Volume, position: ArrayLike, *, centers: bool = True) -> 
     points = _by_point(embedding)
     channels = points.shape[-1] - bool(centers)
     places = embedding.to_index(np.reshape(np.asarray(position, dtype=float), (-1, 3)))
-    return _normalise(_interpolate(points[..., :channels], places))
+    return _normalise(interpolate(points[..., :channels], places))
 
 
 def _by_point(embedding: Volume) -> NDArray[Any]:
@@ -213,13 +212,10 @@ def _find_maxima(
 def _join(found: Particles, embedding: Volume) -> Particles:
     """Join unlikely maxima of the map of centres to better ones that no valley parts them from."""
     position, score = found.position, np.asarray(found.score, dtype=float)
-    grid = Volume(
-        data=np.asarray(embedding.data[-1], dtype=np.float32),
-        voxel_spacing=embedding.voxel_spacing,
-        origin=embedding.origin,
+    centers = embedding.with_data(embedding.data[-1])
+    owner = join_seeds(
+        position, score, field=centers, reach=_REACH, valley=_VALLEY, min_distance=0.0
     )
-    release(embedding.data)
-    owner = join_seeds(position, score, field=grid, reach=_REACH, valley=_VALLEY, min_distance=0.0)
     n = len(score)
     owner = np.where(score < _SURE, owner, np.arange(n))
     total = np.maximum(np.bincount(owner, weights=score, minlength=n), 1e-12)
@@ -246,20 +242,6 @@ def _best_cosine(vectors: NDArray[Any], targets: NDArray[np.float32]) -> NDArray
         for first in range(0, len(rows), _ROWS):
             part = slice(first, first + _ROWS)
             values[part] = (rows[part].astype(np.float32) @ targets.T).max(axis=1)
-    return out
-
-
-def _interpolate(points: NDArray[Any], index: FloatArray) -> NDArray[np.float32]:
-    """Trilinear values, shape (n, channels), of (z, y, x, channels) at places zyx (n, 3)."""
-    last = np.array(points.shape[:3]) - 1
-    place = np.clip(index, 0, last)
-    low = np.minimum(np.floor(place).astype(np.intp), np.maximum(last - 1, 0))
-    share = (place - low).astype(np.float32)
-    out = np.zeros((len(index), points.shape[-1]), dtype=np.float32)
-    for corner in product((0, 1), repeat=3):
-        weight = np.where(corner, share, 1 - share).prod(axis=1, keepdims=True)
-        z, y, x = np.minimum(low + corner, last).T
-        out += weight * points[z, y, x].astype(np.float32)
     return out
 
 

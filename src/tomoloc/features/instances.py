@@ -11,6 +11,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 from scipy.special import erf
 
+from tomoloc.arrays import interpolate
 from tomoloc.types import FloatArray, Volume
 
 __all__ = ["Regions", "ball_diameter", "find_regions", "join_seeds", "label_mask", "watershed"]
@@ -88,8 +89,7 @@ def join_seeds(
     better, worse = pairs.min(axis=1), pairs.max(axis=1)
     part = np.linspace(0, 1, _STEPS)[:, None]
     way = place[better][:, None] * (1 - part) + place[worse][:, None] * part
-    index = np.moveaxis(field.to_index(way), -1, 0).reshape(3, -1)
-    height = ndimage.map_coordinates(field.data, index, order=1, mode="nearest")
+    height = interpolate(field.data[..., None], field.to_index(way).reshape(-1, 3))
     height = height.reshape(-1, _STEPS)
     ends = np.minimum(height[:, 0], height[:, -1])
     near = np.linalg.norm(place[better] - place[worse], axis=1) < min_distance

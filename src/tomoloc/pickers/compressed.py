@@ -33,6 +33,8 @@ _TILE_VOXELS = 1 << 22
 """About what transforms are fastest for."""
 _KERNEL_BYTES = 1800 << 20
 """That transforms of components are kept in."""
+_EMPTY = 0.01
+"""Part of the tomogram's variance below which there is no image."""
 _SIGNAL = 45.0
 """Energy of a particle at the limit of detection, of that of noise in one dimension: the best of
 thousands of orientations at millions of voxels is seen above about 6.7 standard deviations."""
@@ -104,6 +106,8 @@ def energy_peaks(
         Voxels zyx, the highest first.
     """
     halo = max(basis.reference.mask.shape[0] // 2 for basis in bases) + 1
+    every = max(1, data.shape[0] // 64)
+    floor = max(_EMPTY * float(np.mean(np.square(data[::every], dtype=np.float32))), 1e-30)
     tiles, padded = _tiles(data.shape, halo, max_voxels)
     measures = [_Measure.of(b, padded, device, _KERNEL_BYTES / len(bases)) for b in bases]
     places: list[list[NDArray[np.intp]]] = [[] for _ in bases]
@@ -111,7 +115,7 @@ def energy_peaks(
     for tile in progress(tiles, f"correlating {sum(map(len, bases))} components"):
         spectra = _Spectra.of(data[tile.outer], padded, device)
         for number, measure in enumerate(measures):
-            energy = measure.energy(spectra, tile.around)
+            energy = measure.energy(spectra, tile.around, floor=floor)
             peak = local_maxima(energy, threshold=0.0)
             where = peak + [a.start + o.start for a, o in zip(tile.around, tile.outer, strict=True)]
             own = np.all([(where[:, i] >= s.start) & (where[:, i] < s.stop)
@@ -167,10 +171,11 @@ class _Measure:
         box[0] = mask
         box[1:, mask > 0] = basis.kernels
         kernels = torch.as_tensor(box, device=device)
-        few = 4 * len(box) * np.prod(padded, dtype=float) <= n_bytes
-        return cls(basis, padded, kernels, [kernel_spectrum(k, padded) for k in kernels if few])
+        fits = 4 * len(box) * np.prod(padded, dtype=float) <= n_bytes
+        kept = [kernel_spectrum(kernel, padded) for kernel in kernels] if fits else []
+        return cls(basis, padded, kernels, kept)
 
-    def energy(self, spectra: _Spectra, around: Sequence[slice]) -> Array:
+    def energy(self, spectra: _Spectra, around: Sequence[slice], *, floor: float) -> Array:
         """Weighted energy over the local mean square, in a part of the block."""
         import torch
 
@@ -180,12 +185,11 @@ class _Measure:
         mask = next(kernels)
         mean = spectra.correlate(mask, part)
         variance = spectra.correlate(mask, part, squared=True) - mean**2
-        floor = 0.01 * float(variance.flatten()[:: max(1, variance.numel() // 100_000)].median())
         total = torch.zeros_like(variance)
         for kernel, weight in zip(kernels, component_weights(self.basis.variance), strict=True):
             product = spectra.correlate(kernel, part)
             total.addcmul_(product, product, value=float(weight))
-        energy: Array = (total / variance.clamp_min(max(floor, 1e-30))).cpu().numpy()
+        energy: Array = (total / variance.clamp_min(floor)).cpu().numpy()
         return energy
 
 

@@ -22,19 +22,27 @@ Array = NDArray[np.float32]
 
 _SAMPLED = 2000
 """Orientations that a basis is made from."""
-_COMPONENTS = 320
-_ENERGY = 0.998
+_COMPONENTS, _ENERGY = 320, 0.998
+"""Most components of a basis, and part of the energy at which fewer are enough."""
+_FOR_COARSE, _FOR_POSES = 128, 160
+"""Components for coarse orientations, and to refine poses with."""
 _PER_VOLUME = 2.0
+"""Peaks of the energy that are looked at, for each cube of the particle's diameter."""
 _DEEPEST = 400
+"""Rank among the decoy's scores down to which places are tried in all orientations."""
 _NEAR_BEST = 0.8
-_BACKGROUND = 2048
-_FOR_FIRST = 128
-_QUIET_VOXELS = 1 << 20
-_HIGHEST = 25
-_KEEP = 8
+"""Part of the best correlation around a place from which on a neighbour is tried, too."""
 _HOPS = 3
+"""Times that the search goes on from a neighbour that scores better."""
+_KEEP = 8
+"""Orientations of a place that are correlated exactly."""
+_BACKGROUND = 2048
+"""Voxels whose median score is that of the background."""
+_QUIET_VOXELS = 1 << 20
+"""Of the noise that template and decoy are compared in."""
+_HIGHEST = 25
+"""Peaks that are compared there."""
 _BLOCK = 256
-_FOR_POSES = 160
 _NEIGHBOURS = np.array(list(product((-1, 0, 1), repeat=3)))
 
 
@@ -48,7 +56,7 @@ class Rivals:
         With the same mask.
     rotations : Rotation
         Reference to tomogram.
-    first : Rotation
+    coarse : Rotation
         Fewer, to find out which places are worth all of them.
     diameter : float
         Of a particle, in voxels.
@@ -57,7 +65,7 @@ class Rivals:
     template: RotatedReference
     decoy: RotatedReference
     rotations: Rotation
-    first: Rotation
+    coarse: Rotation
     diameter: float
 
 
@@ -182,22 +190,25 @@ def imbalance(voxel: NDArray[np.intp], score: Array, *, diameter: float) -> np.f
 
 @dataclass(frozen=True, eq=False)
 class _Banks:
-    """Bases of a template and its decoy, and their banks of few and of all orientations."""
+    """Bases of a template and its decoy, and their banks of coarse and of all orientations."""
 
     bases: tuple[Basis, Basis]
-    few: tuple[Bank, Bank]
+    coarse: tuple[Bank, Bank]
     every: tuple[Bank, Bank]
     rotations: Rotation
-    """All orientations, then the few."""
+    """All orientations, then the coarse ones."""
 
     @classmethod
     def of(cls, pair: Rivals, bases: Sequence[Basis]) -> _Banks:
         one, two = bases
         return cls(
             bases=(one, two),
-            few=(Bank(one.first(_FOR_FIRST), pair.first), Bank(two.first(_FOR_FIRST), pair.first)),
+            coarse=(
+                Bank(one.first(_FOR_COARSE), pair.coarse),
+                Bank(two.first(_FOR_COARSE), pair.coarse),
+            ),
             every=(Bank(one, pair.rotations), Bank(two, pair.rotations)),
-            rotations=Rotation.concatenate([pair.rotations, pair.first]),
+            rotations=Rotation.concatenate([pair.rotations, pair.coarse]),
         )
 
 
@@ -211,13 +222,13 @@ def _decide(
     """Let template and decoy compete at peaks of the energy of either, and around the best."""
     # One voxel of the background: an empty tomogram has no peaks.
     first = np.unique(np.concatenate([*peaks, background[:1]]), axis=0)
-    rough = _Duel.at(first, background, data, banks.few)
+    rough = _Duel.at(first, background, data, banks.coarse)
     # What scores less than the decoy's best few hundred is noise wherever the threshold may be.
     deepest = np.sort(rough.score)[min(_DEEPEST, len(first) // 8)]
     sides = [np.flatnonzero(sign * rough.score >= max(-deepest, 0)) for sign in (1, -1)]
     around = [
         _around(data, bank, rough, side, i)
-        for i, (bank, side) in enumerate(zip(banks.few, sides, strict=True))
+        for i, (bank, side) in enumerate(zip(banks.coarse, sides, strict=True))
     ]
     duel = _Duel.at(np.unique(np.concatenate(around), axis=0), background, data, banks.every)
     shape = data.shape
@@ -226,9 +237,9 @@ def _decide(
         moved = []
         for i, sign in enumerate((1, -1)):
             rows = _best_nearby(duel, centers[i], shape, sign=sign)
-            rows = rows[~np.isin(_number(duel.voxel[rows], shape), _number(centers[i], shape))]
-            moved.append(_around(data, banks.every[i], duel, rows, i))
-            centers[i] = duel.voxel[_best_nearby(duel, centers[i], shape, sign=sign)]
+            known = np.isin(_number(duel.voxel[rows], shape), _number(centers[i], shape))
+            moved.append(_around(data, banks.every[i], duel, rows[~known], i))
+            centers[i] = duel.voxel[rows]
         new = np.unique(np.concatenate(moved), axis=0)
         new = new[~np.isin(_number(new, shape), _number(duel.voxel, shape))]
         if not len(new):

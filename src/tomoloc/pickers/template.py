@@ -60,8 +60,9 @@ __all__ = ["TemplatePicker"]
 
 _ROOM = 6
 """Voxels added around the mask, so that filters do not wrap around the box."""
-_FIRST_STEP = 11.0
+_COARSE_STEP = 11.0
 _QUIET_VOXELS = 1 << 19
+"""Of the noise that template and decoy are compared in: exhaustively, fewer must do."""
 _DECOY_ROUNDS = 10
 _MOSTLY_ROUND = 0.5
 _FINEST_WITHOUT_CTF = 30.0
@@ -358,8 +359,8 @@ class TemplatePicker:
                         template=RotatedReference(shown, weights, mask),
                         decoy=RotatedReference(decoy, weights, mask),
                         rotations=sample_rotations(self.angular_step, symmetries[number]),
-                        first=sample_rotations(
-                            max(self.angular_step, _FIRST_STEP), symmetries[number]
+                        coarse=sample_rotations(
+                            max(self.angular_step, _COARSE_STEP), symmetries[number]
                         ),
                         diameter=diameter,
                     )
