@@ -28,8 +28,9 @@ _FOR_COARSE, _FOR_POSES = 128, 160
 """Components for coarse orientations, and to refine poses with."""
 _PER_VOLUME = 2.0
 """Peaks of the energy that are looked at, for each cube of the particle's diameter."""
-_DEEPEST = 400
-"""Rank among the decoy's scores down to which places are tried in all orientations."""
+_DEEPEST, _QUIET_DEEPEST = 400, 100
+"""Rank among the decoy's scores, in the tomogram and in noise like it, down to which places are
+tried in all orientations."""
 _NEAR_BEST = 0.8
 """Part of the best correlation around a place from which on a neighbour is tried, too."""
 _HOPS = 3
@@ -137,17 +138,18 @@ def search(
     banks = [_Banks.of(pair, bases[2 * i : 2 * i + 2]) for i, pair in enumerate(rivals)]
     rng = np.random.default_rng(seed)
 
-    def decide(data: Array, step: float | None) -> list[Hits]:
+    def decide(data: Array, step: float | None, deepest: int) -> list[Hits]:
         counts = [int(_PER_VOLUME * data.size / pair.diameter**3) + 100 for pair in rivals]
         peaks = energy_peaks(data, short, counts=np.repeat(counts, 2).tolist(), device=device)
         background = np.stack([rng.integers(0, n, _BACKGROUND) for n in data.shape], axis=1)
         return [
-            _decide(data, both, peaks[2 * i : 2 * i + 2], background, step)
+            _decide(data, both, peaks[2 * i : 2 * i + 2], background, step, deepest)
             for i, both in enumerate(banks)
         ]
 
-    found = decide(data, angular_step if refine else None)
-    quiet = decide(noise_like(data, max_voxels=_QUIET_VOXELS, rng=rng), None)
+    found = decide(data, angular_step if refine else None, _DEEPEST)
+    noise = noise_like(data, max_voxels=_QUIET_VOXELS, rng=rng)
+    quiet = decide(noise, None, _QUIET_DEEPEST)
     return [
         replace(own, score=own.score * np.where(own.score < 0,
             imbalance(still.voxel, still.score, diameter=pair.diameter), 1))
@@ -218,14 +220,15 @@ def _decide(
     peaks: Sequence[NDArray[np.intp]],
     background: NDArray[np.intp],
     angular_step: float | None,
+    deepest: int,
 ) -> Hits:
     """Let template and decoy compete at peaks of the energy of either, and around the best."""
     # One voxel of the background: an empty tomogram has no peaks.
     first = np.unique(np.concatenate([*peaks, background[:1]]), axis=0)
     rough = _Duel.at(first, background, data, banks.coarse)
     # What scores less than the decoy's best few hundred is noise wherever the threshold may be.
-    deepest = np.sort(rough.score)[min(_DEEPEST, len(first) // 8)]
-    sides = [np.flatnonzero(sign * rough.score >= max(-deepest, 0)) for sign in (1, -1)]
+    lowest = np.sort(rough.score)[min(deepest, len(first) // 3)]
+    sides = [np.flatnonzero(sign * rough.score >= max(-lowest, 0)) for sign in (1, -1)]
     around = [
         _around(data, bank, rough, side, i)
         for i, (bank, side) in enumerate(zip(banks.coarse, sides, strict=True))
