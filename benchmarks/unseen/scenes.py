@@ -53,12 +53,15 @@ class Condition:
     specimen: Mapping[str, Any] = field(default_factory=dict)
     microscope: Mapping[str, Any] = field(default_factory=dict)
     masses: tuple[float, float] = (0.0, np.inf)
+    kinds: int = PER_TOMOGRAM
 
     def read(self) -> Recipe:
         """Read the recipe, whose species are still to be filled in."""
         recipe = read_recipe(FOLDER / f"{self.recipe}.toml")
+        targets, *others = recipe.species
         return replace(
             recipe,
+            species=(replace(targets, choose=self.kinds), *others),
             specimen=replace(recipe.specimen, **self.specimen),
             microscope=replace(recipe.microscope, **self.microscope),
         )
@@ -75,6 +78,9 @@ CONDITIONS = {
     "dose120": Condition(microscope={"dose_e_per_a2": 120.0}),
     "spacing13": Condition(specimen={"voxel_spacing": 13.0, "shape": (74, 186, 210)}),
     "small": Condition(masses=(40.0, 150.0)),
+    "eleven": Condition(kinds=11),
+    "eleven-crowded": Condition(recipe="crowded", kinds=11),
+    "cytoplasm": Condition(recipe="cytoplasm", kinds=11),
 }
 
 
@@ -97,19 +103,19 @@ class Scenes:
 
     def number(self, condition: str) -> int:
         """How many tomograms show each protein once, but at least seven."""
-        n = len(self._eligible(condition))
-        if n < PER_TOMOGRAM:
-            raise ValueError(f"{condition} needs {PER_TOMOGRAM} proteins; there are {n}")
-        return max(-(-n // PER_TOMOGRAM), 7)
+        n, each = len(self._eligible(condition)), CONDITIONS[condition].kinds
+        if n < each:
+            raise ValueError(f"{condition} needs {each} proteins; there are {n}")
+        return max(-(-n // each), 7)
 
     def wanted(self, condition: str, number: int) -> list[Protein]:
-        """Seven proteins of a tomogram; over the first tomograms each comes once."""
-        eligible = self._eligible(condition)
+        """The proteins of a tomogram; over the first tomograms each comes once."""
+        eligible, each = self._eligible(condition), CONDITIONS[condition].kinds
         rng = np.random.default_rng([self.seed, 0])
         used = np.zeros(len(eligible), dtype=int)
         chosen = np.zeros(0, dtype=int)
         for _ in range(number + 1):
-            chosen = np.lexsort((rng.random(len(eligible)), used))[:PER_TOMOGRAM]
+            chosen = np.lexsort((rng.random(len(eligible)), used))[:each]
             used[chosen] += 1
         return [eligible[i] for i in sorted(chosen)]
 
@@ -133,7 +139,8 @@ class Scenes:
         targets, *distractors = recipe.species
         species = _fill(targets, wanted)
         for place in distractors:
-            species += _fill(place, others)
+            added = _fill(place, others)
+            species, others = species + added, others[len(added) :]
         recipe = replace(recipe, species=tuple(species))
         return recipe.resolve(self._seed(number), name=f"{condition}_{number}")
 

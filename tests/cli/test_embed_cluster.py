@@ -15,12 +15,12 @@ import pytest
 from tomoloc.cli.main import main
 from tomoloc.features import clusters
 from tomoloc.io.embeddings import read_candidates, read_embedding
-from tomoloc.io.tables import read_table
+from tomoloc.io.tables import Frame, read_table, write_particles
 from tomoloc.io.targets import read_targets
 from tomoloc.io.tomograms import write_volume
 from tomoloc.nn.stored import StoredModel, load_model, save_model
 from tomoloc.nn.window import WindowEncoder
-from tomoloc.types import Volume
+from tomoloc.types import Particles, Volume
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pickers"))
 from handmade import make_blob_model
@@ -273,6 +273,32 @@ def test_clusters_of_two_tomograms(run):
     code, _, err = run("report kinds")  # they are tables as any
     assert code == 0
     assert "Traceback" not in err
+
+
+def test_only_candidates_at_particles_are_sorted(run):
+    for number in (1, 2):
+        _, centres = _make_tomogram(number)
+        picked = Particles(
+            position=centres[N_FAINT - 10 :] + np.array([8.0, -6.0, 5.0]),
+            label="any",
+            tomogram=f"TS_{number}",
+        )
+        frame = Frame(f"TS_{number}", SHAPE, 10.0)
+        Path("picks").mkdir(exist_ok=True)
+        write_particles(picked, f"picks/TS_{number}.star", frames={frame.name: frame})
+    code, out, err = run("cluster emb/TS_1.zarr emb/TS_2.zarr -o kinds --particles picks")
+    assert (code, len(out)) == (0, 3)
+    n_picked = 2 * (len(CELLS) - N_FAINT + 10)
+    assert f"candidates at {n_picked} of {n_picked} particles" in err
+    assert sum(read_targets("kinds/targets.safetensors").n_members) <= n_picked
+    for number in (1, 2):
+        found = read_table(f"kinds/TS_{number}.star").particles.position
+        _, centres = _make_tomogram(number)
+        chosen = np.linalg.norm(found[:, None] - centres, axis=2).argmin(axis=1)
+        assert chosen.min() >= N_FAINT - 10
+    code, out, err = run("cluster emb/TS_1.zarr -o other --particles picks/TS_2.star")
+    assert (code, out) == (2, [])
+    assert "no particles of the embedded tomograms (TS_1)" in err
 
 
 def test_a_run_again_is_kept_or_gives_the_same(run):

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 TYPICAL, BORDERLINE, AVERAGED = 16, 8, 200
 """Members that are shown, and that are averaged."""
+AT_PARTICLE = 60.0
+"""Å from a particle to the candidate that is it."""
 PICTURED = 60
 """Clusters with a picture of their own: the largest."""
 
@@ -34,7 +36,8 @@ PICTURED = 60
 def cluster(
     *embeddings: Path,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
-    min_score: float = 0.2,
+    particles: Path | None = None,
+    min_score: float | None = None,
     min_size: int | None = None,
     target: Literal["mean", "medoid"] = "mean",
     width: float = 320.0,
@@ -55,8 +58,12 @@ def cluster(
         Folders (.zarr) that tomoloc embed wrote with one model.
     output
         Folder for the results.
+    particles
+        Sort only the candidates at these particles, within 60 Å of them: picks of any method, a
+        table or a folder of tables.
     min_score
-        Candidates are background where the probability of a particle's centre is lower.
+        Candidates are background where the probability of a particle's centre is lower; 0.2 by
+        default, 0 with --particles.
     min_size
         Of a cluster; 10, or more where there are many candidates, by default.
     target
@@ -74,6 +81,8 @@ def cluster(
     from tomoloc.io.atomic import check_writable, remove_drafts
     from tomoloc.progress import show_progress
 
+    if min_score is None:
+        min_score = 0.2 if particles is None else 0.0
     _check_options(embeddings, min_score=min_score, min_size=min_size, width=width, seed=seed)
     parameters: dict[str, Any] = {"min_score": min_score, "target": target, "seed": seed}
     if min_size is not None:
@@ -83,6 +92,8 @@ def cluster(
         "embeddings": [str(path.resolve()) for path in embeddings],
         "model": stored[0].source.model,
     }
+    if particles is not None:
+        inputs["particles"] = str(particles.resolve())
     shown = {"pictures": pictures, "width": width}
     record = {"inputs": inputs, "parameters": {**parameters, **shown}}
     files = [
@@ -101,6 +112,8 @@ def cluster(
         start = time.perf_counter()
         with show_progress(sys.stderr.isatty()):
             pool = _read_pool(stored)
+            if particles is not None:
+                pool = _at_particles(pool, particles)
             clusters = _cluster(pool, parameters)
             _write_pictures(pool, clusters, output, width=width if pictures else None)
         _write(pool, clusters, record, output, seconds=time.perf_counter() - start)
@@ -185,6 +198,44 @@ def _read_pool(stored: Sequence[StoredEmbedding]) -> _Pool:
         tomogram=np.repeat(np.arange(len(tables)), [len(table) for table in tables]),
         edge=np.asarray(particles.extra[EDGE_COLUMN], dtype=bool),
     )
+
+
+def _at_particles(pool: _Pool, table: Path) -> _Pool:
+    """Keep the candidates that lie at the particles of a table, one for each."""
+    from tomoloc.evaluate import match_particles
+    from tomoloc.io.tables import read_particles
+
+    rows, n_particles = [], 0
+    for number, stored in enumerate(pool.stored):
+        source = stored.source
+        marked = read_particles(
+            table, voxel_spacing=source.voxel_spacing, shape=source.size[::-1],
+            tomogram=source.name if len(pool.stored) == 1 else None,
+        )  # fmt: skip
+        names = {source.name, source.tomogram.name, source.tomogram.stem}
+        marked = marked[np.isin(np.asarray(marked.tomogram), list(names))]
+        own = np.flatnonzero(pool.tomogram == number)
+        match = match_particles(_bare(pool.particles[own]), _bare(marked), radius=AT_PARTICLE)
+        rows.append(own[np.sort(match.pairs[:, 0])])
+        n_particles += len(marked)
+    if not n_particles:
+        known = ", ".join(stored.source.name for stored in pool.stored[:3])
+        raise ValueError(
+            f"--particles {table}: it holds no particles of the embedded tomograms ({known})"
+        )
+    kept = np.concatenate(rows)
+    logger.info("candidates at %d of %d particles of %s", len(kept), n_particles, table)
+    return replace(
+        pool,
+        particles=pool.particles[kept],
+        vectors=pool.vectors[kept],
+        tomogram=pool.tomogram[kept],
+        edge=pool.edge[kept],
+    )
+
+
+def _bare(particles: Particles) -> Particles:
+    return replace(particles, label="", tomogram="", extra={})
 
 
 def _cluster(pool: _Pool, parameters: Mapping[str, Any]) -> Clusters:
