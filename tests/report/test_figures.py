@@ -18,6 +18,7 @@ from tomoloc.report.figures import (
     draw_slices,
     scale_bar_length,
 )
+from tomoloc.report.labels import draw_labels
 from tomoloc.types import Particles, Tomogram
 
 ORIGIN = np.array([100.0, -50, 30])
@@ -163,3 +164,16 @@ def test_precision_recall_marks_both_thresholds(particles):
     assert marks["o"] == (1, pytest.approx(2 / 3))
     assert marks["*"] == (1, pytest.approx(2 / 3))
     assert "set threshold: F1 0.80" in [t.get_text() for t in figure.axes[0].legend_.get_texts()]
+
+
+def test_each_label_has_a_panel_with_its_own_picks(tomogram):
+    middle = np.array([10.0, 15.0, 20.0])
+    picks = Particles(
+        position=tomogram.to_position(middle + np.arange(9)[:, None] * [0.0, 1.0, -1.0]),
+        label=["one"] * 3 + ["two"] * 5 + ["three"],
+        score=np.linspace(0.5, 1, 9),
+    )
+    figure = draw_labels(tomogram, picks, diameter=40)
+    panels = [axes for axes in figure.axes if axes.images]
+    assert [axes.texts[0].get_text() for axes in panels] == ["one: 3", "three: 1", "two: 5"]
+    assert circles(figure) == [3, 1, 5]

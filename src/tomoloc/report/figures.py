@@ -103,13 +103,13 @@ def draw_slices(
     for plane, (across, along), (x, y) in planes:
         place = (x / total[0], y / total[1], across * scale / total[0], along * scale / total[1])
         axes = figure.add_axes(place)
-        _draw_slice(axes, tomogram, plane, thickness=thickness, smoothing=diameter / 24)
-        _draw_circles(axes, tomogram, particles, plane, diameter / 2, norm, right)
+        draw_slice(axes, tomogram, plane, thickness=thickness, smoothing=diameter / 24)
+        draw_circles(axes, tomogram, particles, plane, diameter / 2, norm, right)
         if missed is not None:
             _draw_missed(axes, tomogram, missed, plane, diameter / 2)
-        _label_panel(axes, "".join("xyz"[axis] for axis in sorted(plane)))
+        label_panel(axes, "".join("xyz"[axis] for axis in sorted(plane)))
         if plane == (0, 1):
-            _draw_scale_bar(axes, tomogram)
+            draw_scale_bar(axes, tomogram)
     _title(figure, title, left / total[0], 1 - 0.1 / total[1])
     colour_bar_height = height * scale * 0.7
     if particles.score is not None and len(particles):
@@ -134,7 +134,7 @@ def _score_range(particles: Particles) -> Normalize:
     return Normalize(low, high if high > low else low + 1e-6)
 
 
-def _draw_slice(
+def draw_slice(
     axes: Axes, tomogram: Tomogram, plane: tuple[int, int], *, thickness: float, smoothing: float
 ) -> None:
     """Show the middle of the volume; rows are the second axis of the plane."""
@@ -178,7 +178,7 @@ def _in_plane(
     return index[:, list(plane)], np.abs(position[:, normal] - middle) <= reach
 
 
-def _draw_circles(
+def draw_circles(
     axes: Axes,
     tomogram: Tomogram,
     particles: Particles,
@@ -215,7 +215,7 @@ def _draw_missed(
         axes.plot(*places[near].T, "x", color=colour, markersize=6.5, markeredgewidth=width)
 
 
-def _label_panel(axes: Axes, text: str) -> None:
+def label_panel(axes: Axes, text: str) -> None:
     axes.text(
         0.012,
         0.985,
@@ -237,7 +237,7 @@ def scale_bar_length(extent: float) -> float:
     return float(steps[steps <= target * (1 + 1e-9)][-1])
 
 
-def _draw_scale_bar(axes: Axes, tomogram: Tomogram) -> None:
+def draw_scale_bar(axes: Axes, tomogram: Tomogram) -> None:
     _, height, width = tomogram.shape
     length = scale_bar_length(width * tomogram.voxel_spacing)
     voxels = length / tomogram.voxel_spacing

@@ -21,6 +21,7 @@ from tomoloc.report.figures import (
     draw_slices,
 )
 from tomoloc.report.gather import Run, find_truth, gather_grids, read_runs
+from tomoloc.report.labels import draw_labels
 from tomoloc.report.page import Block, Facts, Note, Page, Picture, Section, Table, write_page
 from tomoloc.types import Particles
 
@@ -345,6 +346,15 @@ def _run_section(
                 wide=True,
             )
         )
+        if len(run.particles.labels) > 1:
+            blocks.append(
+                Picture.of(
+                    draw_labels(tomogram, run.particles, diameter=wide, title=run.name),
+                    name=f"{run.name}_labels",
+                    caption="The central slice once for each label, with the number of its picks.",
+                    wide=True,
+                )
+            )
         if len(run.particles):
             told = " Frames: blue right, orange wrong." if right is not None else ""
             blocks.append(
