@@ -13,6 +13,7 @@ from tomoloc.physics.filters import rescale
 from tomoloc.types import FloatArray, Sample, Tomogram, Volume
 
 __all__ = [
+    "HALF_TURNS",
     "STRIDE",
     "Framed",
     "ball_window",
@@ -24,6 +25,9 @@ __all__ = [
 ]
 
 IntArray = NDArray[np.integer]
+
+HALF_TURNS = ((), (0, 1), (0, 2), (1, 2))
+"""Axes zyx to flip: no turn, or half of one about x, y or z, which leaves the wedge alone."""
 
 STRIDE = 2
 """Voxels from one point of the network's grid to the next; point i stands at 2 i + 0.5."""
@@ -179,4 +183,4 @@ def ball_window(
 
 def draw_half_turn(rng: np.random.Generator) -> tuple[int, ...]:
     """Draw axes to flip: half a turn about an axis or none, as mirrored molecules are others."""
-    return ((), (0, 1), (0, 2), (1, 2))[int(rng.integers(4))]
+    return HALF_TURNS[int(rng.integers(4))]

@@ -15,6 +15,7 @@ from tomoloc.arrays import allocate
 from tomoloc.nn.unet import SegmentationNetwork
 from tomoloc.tiling import Tiling, blend_tiles
 from tomoloc.train.frames import (
+    HALF_TURNS,
     Framed,
     ball_window,
     draw_half_turn,
@@ -334,6 +335,7 @@ def predict(
     device: str = "cpu",
     half: bool = True,
     flips: bool = False,
+    scale: tuple[float, float] = (0.0, 1.0),
     max_bytes: int = _MAX_BYTES,
 ) -> NDArray[np.float32]:
     """Compute the probability of each kind at every voxel, in tiles that fade into each other.
@@ -343,12 +345,14 @@ def predict(
     network : Module
         A `tomoloc.nn.unet.SegmentationNetwork` or its like, on the device, set to inference.
     data : ndarray, shape (z, y, x)
-        Standardised, protein bright; may be memory-mapped.
+        Protein bright; may be memory-mapped.
     device : str
     half : bool
         Whether to compute in bfloat16.
     flips : bool
         Take the mean over half a turn about each axis, which leaves the missing wedge alone.
+    scale : tuple of float
+        Median and deviation of the data, which become 0 and 1.
     max_bytes : int
         Memory for what is computed at one time, about; more, if a tile needs it.
 
@@ -357,7 +361,7 @@ def predict(
     ndarray of float32, shape (kinds, z, y, x)
         In a temporary file where it is large.
     """
-    turns = ((), (0, 1), (0, 2), (1, 2)) if flips else ((),)
+    turns = HALF_TURNS if flips else HALF_TURNS[:1]
     period = int(getattr(network, "period", 1))
     width = network.channels[0] if isinstance(network, SegmentationNetwork) else 8
     room = max(max_bytes // (_BYTES * width * (2 if half else 4)), _LEAST_TILE)
@@ -366,6 +370,7 @@ def predict(
 
     @torch.inference_mode()
     def compute(tile: NDArray[np.float32]) -> NDArray[np.float32]:
+        tile = (tile - np.float32(scale[0])) / np.float32(scale[1])
         parts = []
         for axes in turns:
             x = torch.from_numpy(np.flip(tile, axes).copy())[None, None].to(device)
