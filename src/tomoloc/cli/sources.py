@@ -53,6 +53,11 @@ class Data:
         """Return the held-out samples or, where there are none, some that are trained on."""
         return self.held_out or list(islice(self.source(0), min(n, self.number or n)))
 
+    def all(self, n: int) -> list[Sample]:
+        """Return the held-out samples, and all of the others but for endless ones; n at most."""
+        others = min(n, self.number) if self.held_out else n
+        return [*self.held_out, *islice(self.source(0), min(others, self.number or others))][:n]
+
 
 def read_data(
     data: Sequence[str],
