@@ -237,21 +237,21 @@ def test_prediction_is_that_of_the_whole_volume():
     network = tiny(channels=(4, 6)).eval()
     data = np.random.default_rng(0).normal(size=(8, 60, 90)).astype(np.float32)
     assert network.halo <= 16
-    whole = predict(network, data, half=False)
+    whole = predict(network, data)
     assert whole.shape == (2, 8, 60, 90)
-    tiles = predict(network, data, half=False, max_bytes=1)
+    tiles = predict(network, data, max_bytes=1)
     np.testing.assert_allclose(tiles, whole, atol=1e-3)
-    rough = predict(network, data)
+    rough = predict(network, data, half=True)
     assert 0 < np.abs(rough - whole).mean() < 0.01
 
 
 def test_flips_are_averaged():
     network = tiny(channels=(4, 6)).eval()
     data = np.random.default_rng(0).normal(size=(16, 24, 32)).astype(np.float32)
-    flipped = predict(network, np.flip(data, (0, 2)), half=False, flips=True)
-    both = predict(network, data, half=False, flips=True)
+    flipped = predict(network, np.flip(data, (0, 2)), flips=True)
+    both = predict(network, data, flips=True)
     np.testing.assert_allclose(np.flip(flipped, (1, 3)), both, atol=1e-3)
-    plain = predict(network, data, half=False)
+    plain = predict(network, data)
     assert np.abs(plain - both).max() > 5e-3
 
 

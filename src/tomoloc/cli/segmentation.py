@@ -343,7 +343,7 @@ def _patching(kinds: Sequence[Kind], network: SegmentationNetwork, spacing: floa
     from tomoloc.train.patches import Patching
 
     largest = max(kind.diameter for kind in kinds if kind.role != "region" or len(kinds) == 1)
-    side = 48 if largest / spacing <= 24 else 64
+    side = 48 if largest / spacing <= 36 else 64
     side = -(-side // network.period) * network.period
     return Patching(
         number=min(max(4, len(kinds) + 1), 8),

@@ -218,7 +218,7 @@ class SegmentationPicker:
                 self._network,
                 tomogram.data,
                 device=device,
-                half=computes_in_bfloat16(device),
+                half=device != "cpu" and computes_in_bfloat16(device),
                 flips=self.flips,
                 scale=robust_scale(tomogram.data),
                 max_bytes=tile_bytes(device),

@@ -201,7 +201,10 @@ class SegmentTask:
 
     def run(self, model: nn.Module, data: Tensor) -> Tensor:
         """Logits of the classes."""
-        logits: Tensor = getattr(model, "compute", model)(data)
+        # With so few channels, processors are a third faster in single precision.
+        half = data.device.type != "cpu"
+        with torch.autocast(data.device.type, dtype=torch.bfloat16, enabled=half):
+            logits: Tensor = getattr(model, "compute", model)(data)
         return logits
 
     def losses(self, output: Tensor, batch: SegmentBatch) -> tuple[Tensor, dict[str, float]]:
@@ -255,7 +258,7 @@ class SegmentTask:
         ndarray of uint8, shape (z, y, x)
             0 outside the tomogram.
         """
-        probability = predict(model, sample.data, device=device)
+        probability = predict(model, sample.data, device=device, half=device != "cpu")
         found = np.zeros(sample.data.shape, dtype=np.uint8)
         inside = tuple(slice(*limits) for limits in sample.inside)
         best = probability[:, *inside]
@@ -333,7 +336,7 @@ def predict(
     data: NDArray[np.number],
     *,
     device: str = "cpu",
-    half: bool = True,
+    half: bool = False,
     flips: bool = False,
     scale: tuple[float, float] = (0.0, 1.0),
     max_bytes: int = _MAX_BYTES,
