@@ -135,6 +135,8 @@ def test_a_longer_training_goes_on_and_a_model_is_fine_tuned(samples, tmp_path, 
     assert float(difference.detach().abs().max()) < 1e-6
     run("--data", samples, "--from", tuned, "-o", tmp_path / "third", code=2)
     assert "does not know actin (it finds membrane)" in complaint(capsys)
+    run("--data", samples, "--from", tuned, *CHANNELS, "-o", tmp_path / "third", code=2)
+    assert "goes on with its network: leave out" in complaint(capsys)
     run("--data", samples, "--from", "general", "-o", tmp_path / "third", code=2)
     assert "general segments nothing: train one with tomoloc train segm" in complaint(capsys)
 

@@ -19,7 +19,7 @@ from tomoloc.nn.unet import SegmentationNetwork
 from tomoloc.train.loop import TrainSettings, train
 from tomoloc.train.losses import entropy_loss, tversky_loss
 from tomoloc.train.patches import Patching
-from tomoloc.train.segment import UNKNOWN, SegmentTask, draw_segments, predict
+from tomoloc.train.segment import UNKNOWN, SegmentTask, draw_segments, mark_class, predict
 from tomoloc.types import Particles, Sample, Tomogram, Volume
 
 PATCHING = Patching(number=4, shape=(16, 24, 32), positive=0.75)
@@ -271,6 +271,28 @@ def test_validation_is_dice_by_class():
     both = task.validate(Known(), [replace(made, data=values), absent], device="cpu")
     assert both.dice == {"ball": 1, "wall": 1}
     assert np.isnan(task.validate(Known(), [absent], device="cpu").score)
+
+
+class Graded(Known):
+    """As sure of the first kind as its value, and of the second half as much."""
+
+    def forward(self, x):
+        kinds = torch.cat([x / 10, x / 20], dim=1).clamp(0, 1)
+        return torch.cat([1 - kinds.sum(dim=1, keepdim=True), kinds], dim=1)
+
+
+def test_thresholds_are_the_best_for_dice():
+    task = make_task()
+    made = task.prepare(make_scene(0))
+    # True voxels are 0.42 sure, some others 0.32.
+    values = np.where(made.classes == 1, 4.2, 0.0).astype(np.float16)
+    values[:, 20:30, :10][made.classes[:, 20:30, :10] == 0] = 3.2
+    chosen = task.choose_thresholds(Graded(), [replace(made, data=values)], device="cpu")
+    assert chosen[0] == 0.35
+    assert chosen[1] == 0.5  # never the most likely
+    probability = np.array([[[[0.4, 0.3, 0.6]]], [[[0.4, 0.35, 0.1]]]])
+    assert mark_class(probability, 0, threshold=0.25).tolist() == [[[True, False, True]]]
+    assert mark_class(probability, 1, threshold=0.25).tolist() == [[[False, True, False]]]
 
 
 # ------------------------------------------------------------------------------ learning, going on

@@ -22,6 +22,7 @@ from tomoloc.cli.training import (
     read_diameters,
     score_lines,
     take_up,
+    warn_if_all_is_learned,
 )
 
 if TYPE_CHECKING:
@@ -52,9 +53,9 @@ def segmentation(
     ratio: Annotated[list[int] | None, Parameter(consume_multiple=True, negative="")] = None,
     start: Annotated[str, Parameter(name="--from")] = "none",
     validation: Several | None = None,
-    network: str = "unet3d",
+    network: str | None = None,
     channels: Annotated[list[int] | None, Parameter(consume_multiple=True, negative="")] = None,
-    slices: int = 11,
+    slices: int | None = None,
     loss: Literal["tversky", "dice", "entropy"] = "tversky",
     balance: bool = True,
     steps: int = 1000,
@@ -104,12 +105,12 @@ def segmentation(
         Held-out data, as in --data. By default one tomogram of three or more is held out, and
         others of the recipes.
     network
-        unet3d, unet2.5d, or a network of MONAI by its name, if that is installed.
+        unet3d (the default), unet2.5d, or a network of MONAI by its name, if that is installed.
     channels
         Of the network's levels: 32 48 64 by default, as in DeepFinder. Half of them take a quarter
         of the time.
     slices
-        Sections that unet2.5d looks at.
+        Sections that unet2.5d looks at; 11 by default.
     loss
         Tversky index, Dice's or cross entropy.
     balance
@@ -196,8 +197,7 @@ def segmentation(
     record |= {"ratio": ratio} if ratio else {}
     own = output.with_name(f"{output.name}.training")
     take_up(output, own, record, overwrite=overwrite)
-    if not training.held_out:
-        logger.warning("nothing is held out: it is not known how good it is; --validation helps")
+    warn_if_all_is_learned(training)
     publish = _Publisher(task, kinds, training, record, output, own, where)
     with show_progress(sys.stderr.isatty()):
         train_network(
@@ -230,27 +230,31 @@ class _Publisher:
 
         self.task, self.kinds, self.record = task, kinds, record
         self.output, self.folder, self.device = output, folder, device
-        judged = [task.prepare(sample) for sample in training.few(JUDGED)]
-        self.shown = judged[0]
-        power = np.mean([local_spectrum(sample.data) for sample in judged], axis=0)
+        self.judged = [task.prepare(sample) for sample in training.few(JUDGED)]
+        power = np.mean([local_spectrum(sample.data) for sample in self.judged], axis=0)
         self.power = np.round(power, 5).tolist()
 
     def __call__(self, network: nn.Module, report: Report) -> None:
         from tomoloc.nn.stored import StoredModel, save_model
 
-        found = self.task.find(network, self.shown, device=self.device)
-        _draw(found, self.shown, self.task, self.folder, report)
+        shown = self.judged[0]
+        found = self.task.find(network, shown, device=self.device)
+        _draw(found, shown, self.task, self.folder, report)
         if report.validation is not None and report.validation.score < report.best_f1:
             return
+        chosen = self.task.choose_thresholds(network, self.judged, device=self.device)
+        kinds = [
+            kind._replace(threshold=value) for kind, value in zip(self.kinds, chosen, strict=True)
+        ]
         model = StoredModel(
             network=network.cpu(),
             voxel_spacing=self.task.voxel_spacing,
             config={
                 "training": {**self.record, **report.to_dict()},
-                "classes": [kind.to_dict() for kind in self.kinds],
+                "classes": [kind.to_dict() for kind in kinds],
                 "spectrum": {"power": self.power},
             },
-            card=_card(self.record, report, self.kinds),
+            card=_card(self.record, report, kinds),
         )
         save_model(self.output, model)
 
@@ -325,7 +329,7 @@ def _list_classes(sample: Sample) -> list[tuple[str, Role, bool]]:
 
 
 def _measure_thickness(sample: Sample, label: str) -> float | None:
-    """Twice the depth of the deepest voxels of a class, in angstrom."""
+    """Diameter of a filament, from its volume and length, or twice the depth of a class, in Å."""
     from scipy import ndimage
 
     if sample.labels is None:
@@ -334,8 +338,17 @@ def _measure_thickness(sample: Sample, label: str) -> float | None:
     own = np.isin(sample.labels.data, values)
     if not own.any():
         return None
+    spacing, points = sample.labels.voxel_spacing, sample.filaments
+    if points is not None and "tomolocArcLength" in points.extra:
+        rows = np.flatnonzero(np.asarray(points.label) == label)
+        arc = np.asarray(points.extra["tomolocArcLength"], dtype=float)[rows]
+        number = np.asarray(points.extra["tomolocInstance"])[rows]
+        length = sum(float(np.ptp(arc[number == one])) for one in np.unique(number))
+        if length > 0:
+            return float(2 * np.sqrt(own.sum() * spacing**3 / length / np.pi))
     depth = ndimage.distance_transform_edt(np.pad(own, 1))
-    return float(2 * np.percentile(depth[depth > 0], 95)) * sample.labels.voxel_spacing
+    # Voxels at the surface are one voxel deep.
+    return float(2 * np.percentile(depth[depth > 0], 99) - 1) * spacing
 
 
 def _patching(kinds: Sequence[Kind], network: SegmentationNetwork, spacing: float) -> Patching:
@@ -362,12 +375,16 @@ def _make_network(
     from tomoloc.nn.unet import SegmentationNetwork
     from tomoloc.pickers.segmentation import read_kinds
 
+    stated = {name: value for name, value in given.items() if value is not None}
     if first is None:
-        if given["channels"] is None:
-            del given["channels"]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return SegmentationNetwork(kinds=len(labels), **given)
+            return SegmentationNetwork(kinds=len(labels), **stated)
+    if stated:
+        raise ValueError(
+            f"--from {first.name} goes on with its network: leave out --network, --channels and"
+            " --slices"
+        )
     known = [kind.label for kind in read_kinds(first)]
     if missing := [name for name in labels if name not in known]:
         raise ValueError(
@@ -403,8 +420,10 @@ def _card(record: Mapping[str, Any], report: Report, kinds: Sequence[Kind]) -> s
         "# Classes of voxels for `tomoloc pick segmentation`\n",
         f"Trained by `tomoloc train segmentation` for {report.step} steps on {report.samples}"
         f" samples of {', '.join(record['data'])}, starting from {record['from']}.\n",
-        "| finds | as | diameter or thickness (Å) |",
-        "|---|---|---|",
+        "| finds | as | diameter or thickness (Å) | threshold |",
+        "|---|---|---|---|",
     ]
-    lines += [f"| {kind.label} | {kind.role} | {kind.diameter:g} |" for kind in kinds]
+    lines += [
+        f"| {kind.label} | {kind.role} | {kind.diameter:g} | {kind.threshold:g} |" for kind in kinds
+    ]
     return "\n".join(lines + score_lines(report)) + "\n"

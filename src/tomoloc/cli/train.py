@@ -24,6 +24,7 @@ from tomoloc.cli.training import (
     read_diameters,
     score_lines,
     take_up,
+    warn_if_all_is_learned,
 )
 
 if TYPE_CHECKING:
@@ -301,10 +302,7 @@ def centroid(
     take_up(output, own, record, overwrite=overwrite)
     judged = [task.prepare(sample) for sample in training.few(JUDGED)]
     power = np.mean([local_spectrum(sample.data) for sample in judged], axis=0)
-    if not training.held_out:
-        logger.warning(
-            "nothing is held out: thresholds follow from what is trained on; --validation helps"
-        )
+    warn_if_all_is_learned(training)
 
     def publish(found: nn.Module, report: Report) -> None:
         scores = report.validation

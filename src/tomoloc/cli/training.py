@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tomllib
 from collections.abc import Sequence
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from tomoloc.types import Sample
 
 __all__ = ["JUDGED", "RING", "Several", "find_start", "fine_settings", "is_distractor"]
-__all__ += ["read_diameters", "score_lines", "take_up"]
+__all__ += ["read_diameters", "score_lines", "take_up", "warn_if_all_is_learned"]
+
+logger = logging.getLogger(__name__)
 
 Several = Annotated[list[str], Parameter(consume_multiple=True, negative="")]
 
@@ -81,6 +84,14 @@ def fine_settings(
         steps_per_sample=1e9 if few else 3.0,
         validate_every=100,
     )
+
+
+def warn_if_all_is_learned(training: Data) -> None:
+    """Say what follows where nothing is held out."""
+    if not training.held_out:
+        logger.warning(
+            "nothing is held out: thresholds follow from what is trained on; --validation helps"
+        )
 
 
 def score_lines(report: Report) -> list[str]:

@@ -24,7 +24,7 @@ from tomoloc.nn.unet import SegmentationNetwork
 from tomoloc.physics.contrast import is_flat, robust_scale
 from tomoloc.physics.rotations import turn_to
 from tomoloc.pickers.trained import check_spectrum, empty_scores, match_training
-from tomoloc.train.segment import predict
+from tomoloc.train.segment import mark_class, predict
 from tomoloc.types import FloatArray, Particles, ScoreMap, Tomogram, Volume
 
 __all__ = ["FILAMENT_COLUMN", "ROLES", "Kind", "SegmentationPicker", "read_kinds"]
@@ -35,7 +35,6 @@ ROLES: tuple[Role, ...] = ("particle", "filament", "region")
 FILAMENT_COLUMN = "tomolocFilament"
 """Extra column: number of the filament that a point belongs to; 0 for particles."""
 
-_THRESHOLD = 0.5
 _LEAST_PART = 0.25
 """Of a particle's usual volume, below which an instance is none."""
 _VOLUME_OF_PROTEIN = 1210.0
@@ -53,17 +52,25 @@ class Kind(NamedTuple):
         Of a particle or a filament, thickness of a region, in angstrom.
     volume : float
         Usual volume of a particle as it was labelled, in cubic angstrom; 0 where it is not known.
+    threshold : float
+        Probability above which a voxel is of the class: the best for Dice in training.
     """
 
     label: str
     role: Role
     diameter: float
     volume: float = 0.0
+    threshold: float = 0.5
 
     def to_dict(self) -> dict[str, Any]:
         """Return the table."""
-        numbers = {"diameter": round(self.diameter, 1), "volume": round(self.volume)}
-        return {"label": self.label, "role": self.role, **numbers}
+        return {
+            "label": self.label,
+            "role": self.role,
+            "diameter": round(self.diameter, 1),
+            "volume": round(self.volume),
+            "threshold": round(self.threshold, 3),
+        }
 
 
 def read_kinds(model: StoredModel) -> tuple[Kind, ...]:
@@ -87,6 +94,7 @@ def read_kinds(model: StoredModel) -> tuple[Kind, ...]:
                 role=ROLES[ROLES.index(table["role"])],
                 diameter=float(table["diameter"]),
                 volume=float(table.get("volume", 0.0)),
+                threshold=float(table.get("threshold", 0.5)),
             )
             for table in tables
         )
@@ -231,12 +239,12 @@ class SegmentationPicker:
 
     def threshold(
         self,
-        scores: ScoreMap,
+        scores: ScoreMap,  # noqa: ARG002
         *,
         min_distance: ArrayLike,  # noqa: ARG002
         mask: Volume | None = None,  # noqa: ARG002
     ) -> FloatArray:
-        """Take what is more likely of a class than not.
+        """Take the thresholds that were the best in training.
 
         Parameters
         ----------
@@ -250,9 +258,8 @@ class SegmentationPicker:
         Returns
         -------
         ndarray, shape (label,)
-            0.5 for each.
         """
-        return np.full(len(scores.labels), _THRESHOLD)
+        return np.array([kind.threshold for kind in self._kinds])
 
     def locate(
         self,
@@ -403,12 +410,7 @@ class SegmentationPicker:
         n = len(scores.labels)
         thresholds = np.broadcast_to(np.asarray(threshold, dtype=float), (n,))
         for channel in range(n):
-            own = np.asarray(scores.data[channel]) > thresholds[channel]
-            # From a half on, nothing else can be more likely.
-            for other in range(n) if thresholds[channel] < _THRESHOLD else ():
-                if other != channel:
-                    least = np.greater if other < channel else np.greater_equal
-                    own &= least(scores.data[channel], scores.data[other])
+            own = mark_class(scores.data, channel, threshold=float(thresholds[channel]))
             if mask is not None:
                 own &= np.asarray(mask.data) != 0
             yield channel, own

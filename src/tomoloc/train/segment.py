@@ -36,6 +36,7 @@ __all__ = [
     "Segmented",
     "draw_segments",
     "find_classes",
+    "mark_class",
     "predict",
 ]
 
@@ -49,6 +50,7 @@ _PLACES = 400
 """Of each class, around which patches are laid."""
 _OVERLAP = 16
 """Voxels that tiles reach into each other, each way."""
+_THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
 _LEAST_TILE = (4 * _OVERLAP) ** 3
 """Voxels; in smaller tiles, most of the work would be done several times."""
 _BYTES = 6
@@ -242,6 +244,35 @@ class SegmentTask:
         means = np.where(seen.any(axis=0), means, np.nan)
         return DiceScores(dict(zip(self.labels, means.tolist(), strict=True)))
 
+    def choose_thresholds(
+        self, model: nn.Module, samples: Sequence[Segmented], *, device: str
+    ) -> tuple[float, ...]:
+        """Choose for each class the probability above which Dice is the best; 0.5 if it is absent.
+
+        Parameters
+        ----------
+        model : Module
+            Set to inference.
+        samples : sequence of Segmented
+        device : str
+            Where the model is.
+        """
+        both, total = np.zeros((2, len(self.labels), len(_THRESHOLDS)))
+        for sample in samples:
+            probability = predict(model, sample.data, device=device, half=device != "cpu")
+            inside = np.zeros(sample.data.shape, dtype=bool)
+            inside[tuple(slice(*limits) for limits in sample.inside)] = True
+            known = inside & (sample.classes != UNKNOWN)
+            for kind in range(len(self.labels)):
+                true = sample.classes == kind + 1
+                for number, threshold in enumerate(_THRESHOLDS):
+                    said = mark_class(probability, kind, threshold=threshold) & known
+                    both[kind, number] += np.count_nonzero(said & true)
+                    total[kind, number] += np.count_nonzero(said) + np.count_nonzero(true)
+        dice = 2 * both / np.maximum(total, 1)
+        best = [_THRESHOLDS[int(row.argmax())] if row.any() else 0.5 for row in dice]
+        return tuple(best)
+
     def find(self, model: nn.Module, sample: Segmented, *, device: str = "cpu") -> Classes:
         """Tell the most probable class of each voxel of a sample.
 
@@ -301,6 +332,32 @@ def find_classes(sample: Sample, task: SegmentTask, framed: Framed) -> Classes:
             part, distance = found
             classes[part][distance <= radius] = number if usable[row] else UNKNOWN
     return classes
+
+
+def mark_class(
+    probability: NDArray[np.floating], kind: int, *, threshold: float
+) -> NDArray[np.bool_]:
+    """Tell which voxels are of a class: it is the most likely one, and likely enough.
+
+    Parameters
+    ----------
+    probability : ndarray, shape (kinds, z, y, x)
+    kind : int
+        From 0 on.
+    threshold : float
+        Its probability is above. Whether background is more likely does not matter.
+
+    Returns
+    -------
+    ndarray of bool, shape (z, y, x)
+    """
+    own = np.asarray(probability[kind]) > threshold
+    # From a half on, nothing else can be more likely.
+    for other in range(len(probability)) if threshold < 0.5 else ():
+        if other != kind:
+            beats = np.greater if other < kind else np.greater_equal
+            own &= beats(probability[kind], probability[other])
+    return own
 
 
 def draw_segments(
