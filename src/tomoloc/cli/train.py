@@ -14,6 +14,7 @@ from cyclopts import App, Parameter
 
 from tomoloc.cli.segmentation import segmentation
 from tomoloc.cli.sources import Data, read_annotated, read_data
+from tomoloc.cli.template_learning import template_learning
 from tomoloc.cli.training import (
     JUDGED,
     RING,
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 train = App(name="train", help="Teach a network from samples.")
 train.command(segmentation)
+train.command(template_learning)
 
 
 @train.command
