@@ -1,7 +1,9 @@
 """Segmentation networks: shapes, reach, folding, storing, and those of MONAI."""
 
 import builtins
+import errno
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,3 +142,13 @@ def test_networks_of_monai(tmp_path):
         make(architecture="Nonsense")
     with pytest.raises(ValueError, match="cannot be made so"):
         make(architecture="SegResNet", options={"nonsense": 1})
+
+
+def test_a_model_for_which_there_is_no_room(tmp_path, monkeypatch):
+    def fill(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(OSError, match=r"cannot write the model .*: No space left on device"):
+        save_model(tmp_path / "model", StoredModel(network=make(), voxel_spacing=12.0))
+    assert list(tmp_path.iterdir()) == []

@@ -127,6 +127,8 @@ def save_model(folder: Path | str, model: StoredModel, *, half: bool = False) ->
         (draft / _WEIGHTS).write_bytes(safetensors.torch.save(weights))
         draft.chmod(0o755)
         _replace(draft, folder)
+    except OSError as error:
+        raise OSError(f"cannot write the model {folder}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
