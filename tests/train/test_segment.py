@@ -201,7 +201,7 @@ def test_entropy_of_rare_classes():
     assert float(entropy_loss(logits, truth, ~counts)) == 0
 
 
-@pytest.mark.parametrize("loss", ["tversky", "dice", "entropy"])
+@pytest.mark.parametrize("loss", ["combined", "tversky", "dice", "entropy"])
 def test_each_loss_falls_as_a_network_learns(loss):
     task = make_task(loss=loss)
     network = tiny()

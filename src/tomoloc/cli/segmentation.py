@@ -56,7 +56,7 @@ def segmentation(
     network: str | None = None,
     channels: Annotated[list[int] | None, Parameter(consume_multiple=True, negative="")] = None,
     slices: int | None = None,
-    loss: Literal["tversky", "dice", "entropy"] = "tversky",
+    loss: Literal["combined", "tversky", "dice", "entropy"] = "combined",
     balance: bool = True,
     steps: int = 1000,
     patience: int = 6,
@@ -112,7 +112,7 @@ def segmentation(
     slices
         Sections that unet2.5d looks at; 11 by default.
     loss
-        Tversky index, Dice's or cross entropy.
+        Tversky index, Dice's, cross entropy, or the first and the last combined.
     balance
         Let each class count alike, however few voxels it has.
     steps

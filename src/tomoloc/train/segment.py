@@ -40,7 +40,7 @@ __all__ = [
     "predict",
 ]
 
-SegmentLoss = Literal["tversky", "dice", "entropy"]
+SegmentLoss = Literal["combined", "tversky", "dice", "entropy"]
 Classes = NDArray[np.uint8]
 
 UNKNOWN = 255
@@ -138,8 +138,9 @@ class SegmentTask:
         Of each, in angstrom: particles of samples that have no label volume become balls.
     voxel_spacing : float
         Of the model: samples are brought to it.
-    loss : {"tversky", "dice", "entropy"}
-        See `tomoloc.train.losses`.
+    loss : {"combined", "tversky", "dice", "entropy"}
+        See `tomoloc.train.losses`. The combined one is the sum of Tversky's and the entropy: with
+        the former alone, a class that is not found at first may never be.
     balance : bool
         Whether every class counts alike, however few voxels it has.
     patching : Patching
@@ -149,7 +150,7 @@ class SegmentTask:
     labels: tuple[str, ...]
     diameters: tuple[float, ...]
     voxel_spacing: float = 10.0
-    loss: SegmentLoss = "tversky"
+    loss: SegmentLoss = "combined"
     balance: bool = True
     patching: Patching = field(default_factory=Patching)
 
@@ -223,6 +224,8 @@ class SegmentTask:
             )
             probability = torch.softmax(logits, dim=1)
             loss = tversky_loss(probability, truth, counts, balance=self.balance, **weights)
+            if self.loss == "combined":
+                loss = loss + entropy_loss(logits, truth, counts, balance=self.balance)
         right = (logits.detach().argmax(dim=1) == truth)[counts]
         return loss, {"accuracy": float(right.float().mean()) if len(right) else np.nan}
 
