@@ -15,7 +15,7 @@ from tomoloc.pickers.pick import pick
 from tomoloc.types import Tomogram, Volume
 
 sys.path.insert(0, str(Path(__file__).parent / "pickers"))
-from handmade import BRIGHT, make_blob_model, make_heat_model
+from handmade import BRIGHT, make_blob_model, make_class_model, make_heat_model
 from planting import make_lobes, make_noise, plant
 
 LOBES = make_lobes([(0, 0, 0), (55, 0, 0), (0, 40, 30)], [38, 26, 22], name="lobes")
@@ -28,6 +28,7 @@ EXAMPLES = {
         "model": BLOBS,
         "device": "cpu",
     },
+    "segmentation": {"model": make_class_model(), "device": "cpu"},
     "centroid": {"model": make_heat_model(steepness=10.0), "device": "cpu"},
 }
 """Parameters with which each picker should find the planted particles."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tomoloc.tiling import Tiling, map_tiles, read_mirrored
+from tomoloc.tiling import Tiling, blend_tiles, map_tiles, read_mirrored
 
 SHAPE = (21, 34, 47)
 
@@ -41,7 +41,7 @@ def test_tiles_are_the_whole_where_the_function_meets_the_sides(rng, period, max
     padded = read_mirrored(data, (0, 0, 0), tuple(-(-n // period) * period for n in SHAPE))
     assert tiling.output_shape == (10, 17, 23)
     result = assemble(data, blur, tiling)
-    np.testing.assert_allclose(result, blur(padded)[:, :10, :17, :23], atol=1e-6)
+    np.testing.assert_allclose(result, blur(padded)[:, :10, :17, :23], atol=1e-5)
     assert all(np.prod(tile.shape) <= max_voxels for tile in tiling.tiles())
     assert (len(tiling.tiles()) == 1) == (max_voxels == 10**9)
 
@@ -56,7 +56,7 @@ def test_tiles_are_the_whole_where_it_is_mirrored(rng, max_voxels):
     tiling = Tiling(shape=SHAPE, stride=2, period=2, halo=3, mirror=True, max_voxels=max_voxels)
     expected = ndimage.uniform_filter(data, 7, mode="mirror")[::2, ::2, ::2]
     assert tiling.output_shape == expected.shape == (11, 17, 24)
-    np.testing.assert_allclose(assemble(data, blur, tiling), [expected, -expected], atol=1e-6)
+    np.testing.assert_allclose(assemble(data, blur, tiling), [expected, -expected], atol=1e-5)
 
 
 def test_a_halo_too_small_shows(rng):
@@ -141,3 +141,44 @@ def test_wrong_sizes_are_said():
         next(map_tiles(np.zeros((3, 4, 5)), pool, tiling=tiling))
     with pytest.raises(ValueError, match="expected blocks"):
         next(map_tiles(np.zeros(SHAPE), lambda tile: tile, tiling=tiling))
+
+
+# ------------------------------------------------------------------------------------- blending
+
+
+@pytest.mark.parametrize("halo", [0, 4, 8])
+@pytest.mark.parametrize("max_voxels", [10**9, 24**3 + 1])
+def test_blended_tiles_are_the_whole(rng, halo, max_voxels):
+    """What every tile knows of a voxel comes out as it is, for all its channels."""
+    data = rng.standard_normal(SHAPE).astype(np.float32)
+    tiling = Tiling(shape=SHAPE, period=4, halo=halo, mirror=True, max_voxels=max_voxels)
+    assert (len(tiling.tiles()) > 1) == (max_voxels < 10**9)
+    out = np.zeros((2, *SHAPE), np.float32)
+    blend_tiles(data, lambda tile: np.stack([tile, -2 * tile]), tiling=tiling, out=out)
+    np.testing.assert_allclose(out[0], data, atol=1e-5)
+    np.testing.assert_allclose(out[1], -2 * data, atol=1e-5)
+
+
+def test_blending_fades_from_tile_to_tile():
+    """Tiles that disagree leave no step: neighbours differ by a part of what tiles differ by."""
+    shape = (8, 8, 96)
+    tiling = Tiling(shape=shape, period=4, halo=8, mirror=True, max_voxels=24 * 24 * 64)
+    counted = []
+
+    def count(tile):
+        counted.append(tile)
+        return np.full((1, *tile.shape), len(counted), np.float32)
+
+    out = np.zeros((1, *shape), np.float32)
+    blend_tiles(np.zeros(shape, np.float32), count, tiling=tiling, out=out)
+    line = out[0, 0, 0]
+    assert (line[0], line[-1]) == (1, len(counted))
+    assert len(counted) == 2
+    assert 0 < np.abs(np.diff(line)).max() < 0.12
+    assert (np.diff(line) >= 0).all()
+
+
+def test_only_mirrored_full_resolution_is_blended():
+    tiling = Tiling(shape=SHAPE)
+    with pytest.raises(ValueError, match="mirrored halos"):
+        blend_tiles(np.zeros(SHAPE), lambda tile: tile, tiling=tiling, out=np.zeros((1, *SHAPE)))

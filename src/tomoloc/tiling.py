@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tomoloc.progress import progress
 
-__all__ = ["Shape", "Slices", "Tile", "Tiling", "map_tiles", "read_mirrored"]
+__all__ = ["Shape", "Slices", "Tile", "Tiling", "blend_tiles", "map_tiles", "read_mirrored"]
 
 Shape = tuple[int, int, int]
 Slices = tuple[slice, slice, slice]
@@ -212,6 +212,76 @@ def map_tiles(
                 f" got {block.shape}"
             )
         yield tile.target, block[..., *tile.inner]
+
+
+def blend_tiles(
+    data: Array,
+    function: Callable[[NDArray[np.float32]], Array],
+    *,
+    tiling: Tiling,
+    out: NDArray[np.float32],
+    description: str = "tiles",
+) -> None:
+    """Put a volume through a function tile by tile, and fade from each tile to the next.
+
+    Where tiles overlap, their weights are halves of a Hann window, which add up to 1. That hides
+    the seams of a function that sees further than tiles overlap.
+
+    Parameters
+    ----------
+    data : ndarray, shape (z, y, x)
+        May be memory-mapped; one tile at a time is read.
+    function : callable
+        Takes float32 of shape (z, y, x), the halos included, and gives an array of shape
+        (channels, z, y, x).
+    tiling : Tiling
+        Of the data's shape, with stride 1 and `mirror`. Neighbours overlap by two halos.
+    out : ndarray of float32, shape (channels, z, y, x)
+        Zeros, which the result is added to.
+    description : str
+        A few words in front of the progress bar.
+
+    Raises
+    ------
+    ValueError
+        If the tiling is of another shape than the data, or of another kind.
+    """
+    if data.shape != tiling.shape or tiling.stride != 1 or not tiling.mirror:
+        raise ValueError(
+            f"blending needs a tiling of shape {data.shape}, stride 1 and with mirrored halos; got"
+            f" {tiling}"
+        )
+    tiles = tiling.tiles()
+    fades = [_fade(tiles, axis, tiling) for axis in range(3)]
+    for tile in progress(tiles, description):
+        block = function(read_mirrored(data, tile.start, tile.stop))
+        starts = zip(tile.start, tile.stop, tiling.shape, strict=True)
+        place = [slice(max(low, 0), min(high, n)) for low, high, n in starts]
+        inner = [slice(s.start - a, s.stop - a) for s, a in zip(place, tile.start, strict=True)]
+        z, y, x = (fade[a] for fade, a in zip(fades, tile.start, strict=True))
+        weight = z[:, None, None] * y[:, None] * x
+        out[:, *place] += block[:, *inner] * weight
+
+
+def _fade(tiles: list[Tile], axis: int, tiling: Tiling) -> dict[int, NDArray[np.float32]]:
+    """Weights along an axis of what lies inside the volume, by the first voxel of a tile."""
+    n, overlap = tiling.shape[axis], 2 * tiling.halo
+    rise = np.sin(np.pi * (np.arange(overlap) + 0.5) / (2 * max(overlap, 1))) ** 2
+    found = {}
+    total = np.zeros(n)
+    for start, stop in sorted({(tile.start[axis], tile.stop[axis]) for tile in tiles}):
+        weight = np.ones(stop - start)
+        if start + tiling.halo > 0:  # another tile lies before
+            weight[:overlap] *= rise
+        if stop - tiling.halo < n:
+            weight[len(weight) - overlap :] *= rise[::-1]
+        inside = weight[max(-start, 0) : n - start]
+        total[max(start, 0) : stop] += inside
+        found[start] = inside
+    return {
+        start: np.asarray(weight / total[max(start, 0) :][: len(weight)], dtype=np.float32)
+        for start, weight in found.items()
+    }
 
 
 def read_mirrored(data: Array, start: Shape, stop: Shape) -> NDArray[np.float32]:

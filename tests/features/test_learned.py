@@ -167,7 +167,7 @@ def test_nothing_to_see():
 
 def test_other_networks_are_refused():
     model = StoredModel(network=torch.nn.ReLU(), voxel_spacing=10)
-    with pytest.raises(ValueError, match="got ReLU"):
+    with pytest.raises(ValueError, match="has a ReLU and gives no vectors"):
         LearnedFeatures(model=model, device="cpu").embed(make_tomogram())
 
 

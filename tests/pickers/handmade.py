@@ -7,6 +7,7 @@ import torch
 
 from tomoloc.nn.encoder import DenseEncoder, HeatNetwork
 from tomoloc.nn.stored import StoredModel
+from tomoloc.nn.unet import SegmentationNetwork
 from tomoloc.pickers.competition import Calibration
 
 BINOMIAL = torch.tensor([1.0, 2.0, 1.0]) / 4
@@ -59,3 +60,25 @@ def make_heat_model(*, label: str = "lobes", diameter: float = 150.0, **blob: fl
 
 BRIGHT = np.array([[1.0, 0.0]])
 """Vector of what is twice as bright as `height`."""
+
+
+def make_class_model(
+    *, label: str = "lobes", diameter: float = 150.0, height: float = 0.35, steepness: float = 20.0
+) -> StoredModel:
+    """The same as probabilities of a class, as `tomoloc train segmentation` stores it."""
+    network = SegmentationNetwork(kinds=1, channels=(2,))
+    with torch.no_grad():
+        for number, layer in enumerate(network.body.downward[0][::2]):
+            weight = layer.convolution.weight.zero_()
+            for way, sign in enumerate((1.0, -1.0)):
+                weight[way, way if number else 0] = (
+                    (1.0 if number else sign) * torch.ones(3, 3, 3) / 27
+                )
+        head = network.body.head
+        head.weight.zero_()
+        head.weight[1, :, 0, 0, 0] = torch.tensor([steepness, -steepness])
+        head.bias.copy_(torch.tensor([0.0, -steepness * height]))
+    classes = [{"label": label, "role": "particle", "diameter": diameter}]
+    return StoredModel(
+        network=network.eval(), voxel_spacing=10.0, name="classes", config={"classes": classes}
+    )

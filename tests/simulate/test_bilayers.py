@@ -5,7 +5,8 @@ import pytest
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from tomoloc.simulate.bilayers import Bilayer, draw_waves, settle, turn_to
+from tomoloc.physics.rotations import turn_to
+from tomoloc.simulate.bilayers import Bilayer, draw_waves, settle
 from tomoloc.types import Volume
 
 CENTER = np.array([310.0, 250.0, 270.0])

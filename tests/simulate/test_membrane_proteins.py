@@ -6,7 +6,7 @@ from scipy import stats
 from scipy.spatial.transform import Rotation
 
 from tomoloc.io.structures import read_structure
-from tomoloc.simulate.bilayers import turn_to
+from tomoloc.physics.rotations import turn_to
 from tomoloc.simulate.membrane_proteins import place_membrane_proteins
 from tomoloc.simulate.membranes import draw_bilayers
 from tomoloc.simulate.references import add_particles, make_reference

@@ -1,4 +1,6 @@
+import errno
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,3 +68,15 @@ def test_a_log_drops_what_will_be_done_again(tmp_path):
         file.write("5,0.1")  # cut off
     Log(path, ("step", "loss"), before=3).add(step=3, loss=9)
     assert path.read_text().splitlines() == ["step,loss", "0,0", "1,0.5", "2,1", "3,9"]
+
+
+def test_a_full_disk_is_said_and_the_last_checkpoint_kept(tmp_path, monkeypatch):
+    write_checkpoint(tmp_path, {"step": 1})
+
+    def fill(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(OSError, match=r"checkpoint.pt: No space left on device; the last one is"):
+        write_checkpoint(tmp_path, {"step": 2})
+    assert read_checkpoint(tmp_path, device="cpu")["step"] == 1

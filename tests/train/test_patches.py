@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
+from tomoloc.train.frames import STRIDE
 from tomoloc.train.patches import (
     BACKGROUND,
     OFF_CENTER,
-    STRIDE,
     Patching,
     draw_batch,
     label_number,

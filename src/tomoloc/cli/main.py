@@ -89,8 +89,10 @@ def _name_method(words: list[str]) -> list[str]:
     if not config.is_file():
         return words
     # Whatever is wrong with the file, the reader of models will say so.
-    heat = "HeatNetwork" in config.read_text("utf-8", errors="replace")
-    return ["pick", "centroid" if heat else "embedding", *words[2:], "--model", words[1]]
+    text = config.read_text("utf-8", errors="replace")
+    methods = {"HeatNetwork": "centroid", "SegmentationNetwork": "segmentation"}
+    method = next((name for kind, name in methods.items() if kind in text), "embedding")
+    return ["pick", method, *words[2:], "--model", words[1]]
 
 
 @contextmanager

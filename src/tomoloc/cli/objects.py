@@ -22,6 +22,7 @@ from tomoloc.io.targets import Targets, check_model, read_targets
 from tomoloc.nn.encoder import HeatNetwork
 from tomoloc.nn.published import open_model
 from tomoloc.nn.stored import StoredModel, is_shipped
+from tomoloc.nn.unet import SegmentationNetwork
 from tomoloc.pickers.competition import Calibration
 from tomoloc.types import Structure, Volume
 
@@ -163,6 +164,11 @@ def _describe_model(model: StoredModel, _: Mapping[str, Any]) -> dict[str, Any]:
         from tomoloc.pickers.centroid import Kinds
 
         return {"model": model.identity, "particles": Kinds.of(model).to_dict()}
+    if isinstance(model.network, SegmentationNetwork):
+        from tomoloc.pickers.segmentation import read_kinds
+
+        classes = [kind.to_dict() for kind in read_kinds(model)]
+        return {"model": model.identity, "classes": classes}
     calibration = Calibration.of(model.config).to_dict()
     return {"model": model.identity, "calibration": calibration}
 

@@ -22,14 +22,14 @@ from cyclopts import App, Parameter
 from tomoloc import __version__
 from tomoloc.cli.objects import Given, find_reader, is_file_word, read_objects
 from tomoloc.cli.runs import is_done, name_outputs, peak_memory_gib, repeat_run, run_each
-from tomoloc.cli.scores import read_scores, score_files
+from tomoloc.cli.scores import label_files, read_scores, score_files
 from tomoloc.io.atomic import check_writable, writing
 from tomoloc.io.checks import check_tomogram
 from tomoloc.io.star import check_text
 from tomoloc.io.stored import volume_name
 from tomoloc.nn.device import resolve_device
 from tomoloc.pickers import PICKERS, load_picker
-from tomoloc.pickers.pick import Picks
+from tomoloc.pickers.pick import Picks, Segmenter
 from tomoloc.pickers.pick import pick as pick_particles
 from tomoloc.types import TiltSeries, Tomogram, Volume
 
@@ -68,6 +68,9 @@ class PickOptions:
         Keep this many of each label.
     save_scores
         Also write the score maps and, where the method gives poses, those of all voxels.
+    save_labels
+        Also write a label volume, the class of each voxel of the tomogram, with the classes' names;
+        for methods that tell it.
     from_scores
         Folder of an earlier run with --save-scores: pick again from its score maps, with another
         threshold, distance, mask or number of false positives, without a new search.
@@ -87,6 +90,7 @@ class PickOptions:
     min_distance: float | None = None
     max_particles: int | None = None
     save_scores: Flag = False
+    save_labels: Flag = False
     from_scores: Path | None = None
     overwrite: Flag = False
     config: Path | None = None
@@ -158,6 +162,8 @@ def _run(
 
     if not tomograms:
         raise ValueError(f"pick {method} needs at least one tomogram")
+    if common.save_labels and not issubclass(picker_class, Segmenter):
+        raise ValueError(f"pick {method} tells no class of voxels: leave out --save-labels")
     words = asdict(own)
     _check_options(common, {**asdict(common), **words})
     names = name_outputs(tomograms, ending=".star")
@@ -249,6 +255,7 @@ class _Run:
             "threshold": _threshold(picks),
             "n_particles": len(picks.particles),
             "diameter": np.round(picks.diameter, 1).tolist(),
+            **picks.summary,
             "device": resolve_device(self.picker.device),
             "seconds": round(time.perf_counter() - start, 2),
         }
@@ -266,7 +273,11 @@ class _Run:
             told = picks.scores.diameter
             record["scores"] = {"labels": list(picks.scores.labels)}
             record["scores"] |= {} if told is None else {"diameter": float(told)}
-        _write(picks, record, tomogram, table=table, save_scores=common.save_scores)
+        files = dict(score_files(table, picks.scores)) if common.save_scores else {}
+        if common.save_labels and picks.segments is not None:
+            legend = picks.scores.labels
+            files |= label_files(table, picks.segments, legend=legend, tomogram=tomogram)
+        _write(picks, record, tomogram, table=table, files=files)
         thresholds = ", ".join(dict.fromkeys(f"{value:.4g}" for value in picks.threshold))
         message = "%s: %d particles above %s in %.1f s"
         logger.info(message, name, results["n_particles"], thresholds, results["seconds"])
@@ -295,7 +306,7 @@ def _write(
     tomogram: Tomogram,
     *,
     table: Path,
-    save_scores: bool,
+    files: Mapping[Path, Callable[[Path], None]],
 ) -> None:
     """Write all of a tomogram's files, then put them in their places, the record last.
 
@@ -309,13 +320,12 @@ def _write(
     frame = Frame(tomogram.name, tomogram.shape, tomogram.voxel_spacing)
     # Tables count from the centre of the tomogram's first voxel.
     position = picks.particles.position - tomogram.origin
-    particles, scores = replace(picks.particles, position=position), picks.scores
+    particles = replace(picks.particles, position=position)
     with writing(table.with_suffix(".run.toml")) as draft, ExitStack() as drafts:
         draft.write_text(tomli_w.dumps(record), "utf-8")
         write_particles(particles, drafts.enter_context(writing(table)), frames={frame.name: frame})
-        if save_scores:
-            for file, write in score_files(table, scores).items():
-                write(drafts.enter_context(writing(file)))
+        for file, write in files.items():
+            write(drafts.enter_context(writing(file)))
 
 
 def _tilt_series(path: Path, common: PickOptions) -> TiltSeries | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from tomoloc.types import ScoreMap, Volume
 
-__all__ = ["read_scores", "score_files"]
+__all__ = ["label_files", "read_scores", "score_files"]
 
 
 def score_files(table: Path, scores: ScoreMap) -> Mapping[Path, Callable[[Path], None]]:
@@ -33,6 +34,29 @@ def score_files(table: Path, scores: ScoreMap) -> Mapping[Path, Callable[[Path],
         quaternions = scores.rotations.as_quat()
         files[_file(table, "", "rotations.npy")] = partial(_write_array, quaternions)
     return files
+
+
+def label_files(
+    table: Path, segments: Volume, *, legend: Sequence[str], tomogram: Volume
+) -> Mapping[Path, Callable[[Path], None]]:
+    """Name the files of a label volume, and say how each of them is written.
+
+    The volume lies on the tomogram's own grid; a JSON file names the class of each value, as in a
+    simulated sample.
+    """
+    names = {str(number): name for number, name in enumerate(legend, start=1)}
+    text = json.dumps(names, indent=2, ensure_ascii=False) + "\n"
+
+    def write(path: Path) -> None:
+        from tomoloc.io.tomograms import write_volume
+        from tomoloc.train.frames import nearest_values
+
+        write_volume(tomogram.with_data(nearest_values(segments, tomogram)), path)
+
+    return {
+        _file(table, "", "labels.mrc"): write,
+        _file(table, "", "labels.json"): lambda path: path.write_text(text, "utf-8"),
+    }
 
 
 def read_scores(table: Path, *, method: str) -> ScoreMap:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from tomoloc.simulate.recipe import Recipe
     from tomoloc.simulate.scene import Simulator
     from tomoloc.simulate.settings import Species
-    from tomoloc.types import Sample
+    from tomoloc.types import Particles, Sample, Tomogram
 
 __all__ = ["Data", "read_annotated", "read_data"]
 
@@ -41,7 +42,7 @@ class Data:
     held_out : list of Sample
         May be empty where there are few.
     number : int
-        Of different samples in `source`; 0 where there are always new ones.
+        Of samples of `source` after which all have been seen; 0 where there are always new ones.
     """
 
     source: _Mixture
@@ -52,6 +53,11 @@ class Data:
         """Return the held-out samples or, where there are none, some that are trained on."""
         return self.held_out or list(islice(self.source(0), min(n, self.number or n)))
 
+    def all(self, n: int) -> list[Sample]:
+        """Return the held-out samples, and all of the others but for endless ones; n at most."""
+        others = min(n, self.number) if self.held_out else n
+        return [*self.held_out, *islice(self.source(0), min(others, self.number or others))][:n]
+
 
 def read_data(
     data: Sequence[str],
@@ -61,6 +67,7 @@ def read_data(
     jobs: int,
     apart: bool = True,
     annotated: Sequence[Sample] = (),
+    ratio: Sequence[int] | None = None,
 ) -> Data:
     """Find samples and recipes; set some samples aside.
 
@@ -76,35 +83,58 @@ def read_data(
         always hold something out.
     annotated : sequence of Sample
         Further ones.
+    ratio : sequence of int, optional
+        How many samples are taken in a turn from each word of `data`, and last from `annotated`.
+        By default one from all folders together, one from `annotated` and one from each recipe.
 
     Raises
     ------
     ValueError
-        If there is nothing to train on, or nothing to hold out.
+        If there is nothing to train on, or nothing to hold out, or the ratio is of other length.
     """
-    folders, recipes = _find_data(data, option="--data") if data else ([], [])
-    held_out: list[Sample] = []
-    train, unseen = [*annotated], recipes
+    sources = _find_data(data, option="--data") if data else []
+    weights = _check_ratio(ratio, len(sources) + bool(annotated))
+    recipes = [found for found in sources if not isinstance(found, list)]
+    folders = [found for found in sources if isinstance(found, list)]
+    train, held_out, unseen = [*annotated], [], recipes
+    apart_from: list[Path] = []
     if validation is not None:
-        others, unseen = _find_data(validation, option="--validation")
-        held_out = _Files(others, seed).read_once()
-    elif apart or len(folders) + len(train) >= _ENOUGH:
-        others = folders[:: -max(2, len(folders) // _HELD_OUT)][:_HELD_OUT]
-        held_out = _Files(others, seed).read_once()
-        folders = [folder for folder in folders if folder not in others]
+        given = _find_data(validation, option="--validation")
+        unseen = [found for found in given if not isinstance(found, list)]
+        held_out = _Files(_flat(given), seed).read_once()
+    elif apart or len(_flat(folders)) + len(train) >= _ENOUGH:
+        # Where a ratio is given, a source of one sample is there for a reason.
+        several = [found for found in folders if ratio is None or len(found) > 1]
+        apart_from = _flat(several)
+        apart_from = apart_from[:: -max(2, len(apart_from) // _HELD_OUT)][:_HELD_OUT]
+        held_out = _Files(apart_from, seed).read_once()
         if not held_out and len(train) >= _ENOUGH:
             held_out, train = train[-1:], train[:-1]
-    if apart and not folders and not recipes:
+    if ratio is None:  # all folders are one source, and come first
+        sources, weights = [_flat(folders)], [1] * (2 + len(recipes))
+    parts: list[_Files | _Again | _Simulated] = []
+    for found in sources:
+        if isinstance(found, list):
+            parts.append(_Files([one for one in found if one not in apart_from], seed))
+        else:
+            parts.append(_Simulated(found, seed, jobs, apart=apart))
+    parts += [_Again(train)] if annotated or ratio is None else []
+    if ratio is None:
+        parts += [_Simulated(recipe, seed, jobs, apart=apart) for recipe in recipes]
+    used = [pair for pair in zip(parts, weights, strict=True) if pair[0].number != 0]
+    if apart and folders and not used:
         raise ValueError("--data has one sample alone; give another one as --validation")
-    parts: list[Any] = [_Files(folders, seed)] if folders else []
-    parts += [_Again(train)] if train else []
-    parts += [_Simulated(recipe, seed, jobs, apart=apart) for recipe in recipes]
-    if not parts:
+    if not used:
         raise ValueError("there is nothing to train on: give --data, or --particles --tomograms")
     for recipe in unseen:
         held_out += islice(_Simulated(recipe, seed + 1, 0, apart=apart)(0), _HELD_OUT)
-    number = 0 if recipes else len(folders) + len(train)
-    return Data(_Mixture(parts), held_out, number)
+    mixture = _Mixture(*map(list, zip(*used, strict=True)))
+    return Data(mixture, held_out, 0 if recipes else mixture.number)
+
+
+def _flat(sources: Sequence[list[Path] | Recipe]) -> list[Path]:
+    """All folders of some sources together."""
+    return [folder for found in sources if isinstance(found, list) for folder in found]
 
 
 def read_annotated(
@@ -152,54 +182,85 @@ def read_annotated(
         ) from error
     for tomogram, particles, rows in marked:
         own = particles[rows]
-        outside = np.flatnonzero(~tomogram.contains(own.position))
-        if len(outside):
-            place = ", ".join(f"{x:.0f}" for x in own.position[outside[0]])
-            sides = " x ".join(f"{x:.0f}" for x in tomogram.extent)
-            raise ValueError(
-                f"{table}: particle {rows[outside[0]] + 1} at ({place}) Å lies outside tomogram"
-                f" {tomogram.name}, which has {sides} Å (x y z)"
-            )
+        _check_inside(tomogram, own, rows=rows, what=str(table))
         dark = tomogram.with_data(-np.asarray(tomogram.data, dtype=np.float32))
         samples.append(Sample(tomogram=dark, particles=own))
     return samples
 
 
-def _find_data(words: Sequence[str], *, option: str) -> tuple[list[Path], list[Recipe]]:
-    """Sort words into folders of samples and recipes."""
+def _check_inside(
+    tomogram: Tomogram, particles: Particles, *, rows: NDArray[np.intp], what: str
+) -> None:
+    outside = np.flatnonzero(~tomogram.contains(particles.position))
+    if len(outside):
+        place = ", ".join(f"{x:.0f}" for x in particles.position[outside[0]])
+        sides = " x ".join(f"{x:.0f}" for x in tomogram.extent)
+        raise ValueError(
+            f"{what}: particle {rows[outside[0]] + 1} at ({place}) Å lies outside tomogram"
+            f" {tomogram.name}, which has {sides} Å (x y z)"
+        )
+
+
+def _check_ratio(ratio: Sequence[int] | None, number: int) -> list[int]:
+    if ratio is None:
+        return []
+    if len(ratio) != number or min(ratio) < 1:
+        raise ValueError(
+            f"--ratio needs {number} whole numbers from 1 on, one for each of --data and one for"
+            f" --tomograms; got {' '.join(map(str, ratio))}"
+        )
+    return list(ratio)
+
+
+def _find_data(words: Sequence[str], *, option: str) -> list[list[Path] | Recipe]:
+    """Find the folders of samples, or the recipe, that each word stands for."""
     from tomoloc.simulate.recipe import read_recipe
 
-    folders: list[Path] = []
-    recipes: list[Recipe] = []
+    sources: list[list[Path] | Recipe] = []
     for word in words:
         path = Path(word)
         if not path.is_dir():
-            recipes.append(read_recipe(word))
+            sources.append(read_recipe(word))
             continue
         found = [path, *sorted(path.iterdir())]
         found = [one for one in found if (one / "tomogram.mrc").is_file()]
         if not found:
             raise ValueError(f"{option}: {path} holds no sample (a folder with a tomogram.mrc)")
-        folders += found
-    if not folders and not recipes:
+        sources.append(found)
+    if not sources:
         raise ValueError(f"{option} needs folders of samples or recipes")
-    return folders, recipes
+    return sources
 
 
 @dataclass(frozen=True)
 class _Mixture:
-    """Takes samples from several sources in turn."""
+    """Takes samples from several sources in turn, from some of them several in a turn."""
 
     parts: Sequence[Any]
+    weights: Sequence[int]
+
+    @property
+    def number(self) -> int:
+        """Samples after which each one of those that are not endless has been taken."""
+        turns = [-(-part.number // n) for part, n in zip(self.parts, self.weights, strict=True)]
+        return max(turns) * sum(self.weights)
 
     def __call__(self, start: int) -> Iterator[Sample]:
         n = len(self.parts)
-        # Part i gives the samples number i, i + n, i + 2 n and so on.
-        streams = [part((start - i + n - 1) // n) for i, part in enumerate(self.parts)]
-        number = start
+        # One of each that still has its turn, then again, so that none comes in a row.
+        order = [
+            part
+            for turn in range(max(self.weights))
+            for part in range(n)
+            if self.weights[part] > turn
+        ]
+        whole, rest = divmod(start, len(order))
+        taken = [whole * w + order[:rest].count(i) for i, w in enumerate(self.weights)]
+        streams = [part(first) for part, first in zip(self.parts, taken, strict=True)]
+        number = rest
         while True:
-            yield next(streams[number % n])
-            number += 1
+            yield next(streams[order[number]])
+            number = (number + 1) % len(order)
 
 
 @dataclass(frozen=True)
@@ -208,6 +269,11 @@ class _Files:
 
     folders: Sequence[Path]
     seed: int
+
+    @property
+    def number(self) -> int:
+        """Of different samples."""
+        return len(self.folders)
 
     def __call__(self, start: int) -> Iterator[Sample]:
         n, number = len(self.folders), start
@@ -227,6 +293,9 @@ def _read(folder: Path) -> Sample:
     sample = read_sample(folder)
     if len(sample.particles) == 0:
         logger.warning("%s has no particles", folder)
+    if sample.labels is None:  # nothing else tells where they are
+        every = np.arange(len(sample.particles))
+        _check_inside(sample.tomogram, sample.particles, rows=every, what=str(folder))
     return sample
 
 
@@ -235,6 +304,11 @@ class _Again:
     """Gives the same samples again and again."""
 
     samples: Sequence[Sample]
+
+    @property
+    def number(self) -> int:
+        """Of different samples."""
+        return len(self.samples)
 
     def __call__(self, start: int) -> Iterator[Sample]:
         number = start
@@ -251,6 +325,8 @@ class _Simulated:
     seed: int
     jobs: int
     apart: bool = True
+
+    number = -1  # always new ones
 
     def __call__(self, start: int) -> Iterator[Sample]:
         from tomoloc.simulate.stream import map_in_order

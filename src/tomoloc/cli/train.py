@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
-import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from cyclopts import App, Parameter
 
+from tomoloc.cli.segmentation import segmentation
 from tomoloc.cli.sources import Data, read_annotated, read_data
+from tomoloc.cli.template_learning import template_learning
+from tomoloc.cli.training import (
+    JUDGED,
+    RING,
+    Several,
+    find_start,
+    fine_settings,
+    is_distractor,
+    read_diameters,
+    score_lines,
+    take_up,
+    warn_if_all_is_learned,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,8 +34,7 @@ if TYPE_CHECKING:
     from tomoloc.nn.encoder import HeatNetwork
     from tomoloc.nn.stored import StoredModel
     from tomoloc.pickers.centroid import Kinds
-    from tomoloc.train.heat import HeatTask
-    from tomoloc.train.loop import Report, TrainSettings
+    from tomoloc.train.loop import Report
     from tomoloc.train.patches import Patching, Prepared
     from tomoloc.types import Particles, Sample
 
@@ -32,8 +43,8 @@ __all__ = ["train"]
 logger = logging.getLogger(__name__)
 
 train = App(name="train", help="Teach a network from samples.")
-
-Several = Annotated[list[str], Parameter(consume_multiple=True, negative="")]
+train.command(segmentation)
+train.command(template_learning)
 
 
 @train.command
@@ -118,7 +129,7 @@ def embedding(
     record["voxel_spacing"] = settings.voxel_spacing
     own = output.with_name(f"{output.name}.training")
     check_writable(output.parent)
-    _take_up(output, own, record, overwrite=overwrite)
+    take_up(output, own, record, overwrite=overwrite)
 
     def publish(network: nn.Module, report: Report) -> None:
         scores = report.validation
@@ -154,6 +165,7 @@ def centroid(
     tomograms: Annotated[list[Path] | None, Parameter(consume_multiple=True, negative="")] = None,
     diameter: Several | None = None,
     labels: Several | None = None,
+    ratio: Annotated[list[int] | None, Parameter(consume_multiple=True, negative="")] = None,
     start: Annotated[str, Parameter(name="--from")] = "general",
     validation: Several | None = None,
     profile: Literal["gaussian", "binary"] = "gaussian",
@@ -194,6 +206,9 @@ def centroid(
         which voxels belong to which particle.
     labels
         Kinds to learn; by default all but distractors. Others are background.
+    ratio
+        How many samples are taken in a turn from each of --data, and last from --tomograms; by
+        default one from all folders together, one of --tomograms and one from each recipe.
     start
         Model to start from: one that comes with tomoloc, a folder, or none for an untrained one.
     validation
@@ -239,14 +254,20 @@ def centroid(
         raise ValueError("--particles and --tomograms belong together: give both")
     check_writable(output.parent)
     where = resolve_device(device)
-    first = _find_start(start)
+    first = find_start(start)
     marked: list[Sample] = []
     if particles is not None and tomograms is not None:
         marked = read_annotated(
             particles, tomograms, voxel_spacing=tomogram_spacing, contrast=contrast
         )
     training = read_data(
-        data or [], validation, seed=seed, jobs=jobs, apart=False, annotated=marked
+        data or [],
+        validation,
+        seed=seed,
+        jobs=jobs,
+        apart=False,
+        annotated=marked,
+        ratio=ratio,
     )
     names, sizes = _find_kinds(training, labels, diameter)
     spacing = voxel_spacing or (10.0 if first is None else first.voxel_spacing)
@@ -258,9 +279,10 @@ def centroid(
         loss=loss,
         patching=_patching(max(sizes) / spacing),
     )
-    settings = _heat_settings(
+    settings = fine_settings(
         training,
-        task,
+        voxel_spacing=spacing,
+        patching=task.patching,
         steps=steps,
         patience=patience,
         learning_rate=learning_rate or (1e-3 if first is None else 3e-4),
@@ -277,14 +299,12 @@ def centroid(
         "labels": list(names),
         "diameters": list(sizes),
     }
+    record |= {"ratio": ratio} if ratio else {}
     own = output.with_name(f"{output.name}.training")
-    _take_up(output, own, record, overwrite=overwrite)
-    judged = [task.prepare(sample) for sample in training.few(_JUDGED)]
+    take_up(output, own, record, overwrite=overwrite)
+    judged = [task.prepare(sample) for sample in training.few(JUDGED)]
     power = np.mean([local_spectrum(sample.data) for sample in judged], axis=0)
-    if not training.held_out:
-        logger.warning(
-            "nothing is held out: thresholds follow from what is trained on; --validation helps"
-        )
+    warn_if_all_is_learned(training)
 
     def publish(found: nn.Module, report: Report) -> None:
         scores = report.validation
@@ -319,30 +339,18 @@ def centroid(
     sys.stdout.write(f"{output}\n")
 
 
-_JUDGED = 3
-"""Samples that thresholds are chosen on, where none are held out."""
-_RING = 48
-
-
-def _find_start(word: str) -> StoredModel | None:
-    """Load the model to start from, if there is to be one."""
-    from tomoloc.nn.stored import find_model, load_model
-
-    return None if word == "none" else load_model(find_model(word))
-
-
 def _find_kinds(
     training: Data, labels: list[str] | None, diameter: list[str] | None
 ) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """Find out which kinds of particles there are, and how large they are."""
     from tomoloc.train.heat import measure_diameter
 
-    samples = training.few(_RING)
+    samples = training.all(RING)
     there = {
         name: sample
         for sample in samples
         for name in sample.particles.labels
-        if name and not _is_distractor(sample, name)
+        if name and not is_distractor(sample, name)
     }
     if labels and (missing := [name for name in labels if name not in there]):
         raise ValueError(
@@ -351,7 +359,7 @@ def _find_kinds(
     names = tuple(labels or sorted(there))
     if not names:
         raise ValueError("the data hold no particles: there is nothing to learn")
-    stated = _read_diameters(diameter, names)
+    stated = read_diameters(diameter, names)
     sizes = []
     for name in names:
         size = stated.get(name) or measure_diameter(there[name], name)
@@ -359,30 +367,6 @@ def _find_kinds(
             raise ValueError(f"the size of {name} is not known: give --diameter {name}=NUMBER (Å)")
         sizes.append(round(size, 1))
     return names, tuple(sizes)
-
-
-def _is_distractor(sample: Sample, label: str) -> bool:
-    particles = sample.particles
-    role = np.asarray(particles.extra.get("tomolocRole", np.full(len(particles), "")))
-    return bool((role[np.asarray(particles.label) == label] == "distractor").all())
-
-
-def _read_diameters(words: list[str] | None, names: Sequence[str]) -> dict[str, float]:
-    """Read --diameter: one number for all, or one for each label."""
-    found: dict[str, float] = {}
-    for word in words or ():
-        name, _, number = word.rpartition("=")
-        try:
-            value = float(number)
-        except ValueError:
-            value = 0.0
-        if not 0 < value < 1e5 or (name and name not in names):
-            raise ValueError(
-                f"--diameter takes a number of Å, or LABEL=NUMBER with {' or '.join(names)}; got"
-                f" {word}"
-            )
-        found |= {name: value} if name else dict.fromkeys(names, value)
-    return found
 
 
 def _patching(diameter: float) -> Patching:
@@ -412,25 +396,6 @@ def _heat_network(first: StoredModel | None, labels: Sequence[str], seed: int) -
             " leave it out with --labels, or start --from general"
         )
     return first.network.select([known.index(name) for name in labels])
-
-
-def _heat_settings(training: Data, task: HeatTask, **given: Any) -> TrainSettings:
-    """Settings for fine-tuning: few samples are all kept, new ones replace the oldest."""
-    from tomoloc.train.loop import TrainSettings
-
-    few = 0 < training.number <= _RING
-    return TrainSettings(
-        **given,
-        voxel_spacing=task.voxel_spacing,
-        patching=task.patching,
-        warm_up=30,
-        decay=0.5,
-        average=0.98,
-        ring=training.number if few else _RING,
-        first=training.number if few else 6,
-        steps_per_sample=1e9 if few else 3.0,
-        validate_every=100,
-    )
 
 
 def _draw(
@@ -480,14 +445,7 @@ def _heat_card(record: dict[str, Any], report: Report, kinds: Kinds) -> str:
     ]
     rows = zip(kinds.labels, kinds.diameters, kinds.thresholds, strict=True)
     lines += [f"| {label} | {size:g} | {threshold:.2f} |" for label, size, threshold in rows]
-    return "\n".join(lines + _score_lines(report)) + "\n"
-
-
-def _score_lines(report: Report) -> list[str]:
-    if report.validation is None:
-        return ["\nNothing was held out, so that it is not known how good it is."]
-    values = report.validation._asdict().items()
-    return ["\n| on held-out samples | |", "|---|---|", *(f"| {k} | {v:.3f} |" for k, v in values)]
+    return "\n".join(lines + score_lines(report)) + "\n"
 
 
 def _calibrated(model: StoredModel, held_out: list[Sample], device: str) -> StoredModel:
@@ -511,32 +469,4 @@ def _card(record: dict[str, Any], report: Report) -> str:
     ]
     if record["from"]:
         lines.append(f"It started from the weights of {record['from']}.")
-    return "\n".join(lines + _score_lines(report)) + "\n"
-
-
-def _take_up(output: Path, own: Path, record: dict[str, Any], *, overwrite: bool) -> None:
-    """Make sure that what is there was made by the same command; note what makes it."""
-    import tomli_w
-
-    from tomoloc.io.atomic import writing
-
-    path = own / "record.toml"
-    if overwrite:
-        for folder in (own, output):
-            if folder.exists() and not (path.is_file() or (folder / "config.toml").is_file()):
-                raise FileExistsError(f"{folder} exists and is no model; choose another folder")
-        for folder in (output, own):
-            shutil.rmtree(folder, ignore_errors=True)
-    if path.is_file():
-        made = tomllib.loads(path.read_text("utf-8"))
-        other = [name for name in record if made.get(name) != record[name]]
-        if other:
-            raise ValueError(
-                f"{output} was trained otherwise ({other[0]} {made.get(other[0])!r}, now"
-                f" {record[other[0]]!r}); choose another folder or give --overwrite"
-            )
-        return
-    if output.exists():
-        raise FileExistsError(f"{output} exists; choose another folder or give --overwrite")
-    with writing(path) as draft:
-        draft.write_text(tomli_w.dumps(record), "utf-8")
+    return "\n".join(lines + score_lines(report)) + "\n"

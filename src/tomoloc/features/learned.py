@@ -27,7 +27,8 @@ from tomoloc.physics.filters import rescale
 from tomoloc.tiling import read_mirrored
 from tomoloc.types import Tomogram, Volume
 
-__all__ = ["LearnedFeatures"]
+__all__ = ["LearnedFeatures", "choose_spacing", "computes_in_bfloat16", "fit_tomogram"]
+__all__ += ["tile_bytes"]
 
 logger = logging.getLogger(__name__)
 
@@ -95,21 +96,7 @@ class LearnedFeatures:
         ValueError
             If the tomogram is too coarse for the model.
         """
-        wanted = self.model.voxel_spacing
-        if voxel_spacing > _COARSEST * wanted:
-            raise ValueError(
-                f"voxels of {voxel_spacing:.4g} Å are too coarse for this model, which wants"
-                f" {wanted:.4g} Å and takes at most {_COARSEST * wanted:.4g} Å: check"
-                " --voxel-spacing, or bin less"
-            )
-        if voxel_spacing < _FINEST * wanted:
-            logger.warning(
-                "voxels of %.4g Å are reduced to the model's %.4g Å; give --voxel-spacing if this"
-                " is not their size",
-                voxel_spacing,
-                wanted,
-            )
-        return voxel_spacing if abs(voxel_spacing / wanted - 1) < _SAME_SPACING else wanted
+        return choose_spacing(voxel_spacing, wanted=self.model.voxel_spacing)
 
     def embed(self, tomogram: Tomogram) -> Volume:
         """Put a tomogram whose protein is bright through the network.
@@ -205,18 +192,7 @@ class LearnedFeatures:
         )
 
     def _fit(self, tomogram: Tomogram) -> Tomogram:
-        """Rescale a tomogram to voxels that the model takes."""
-        spacing = self.working_spacing(tomogram.voxel_spacing)
-        if spacing != tomogram.voxel_spacing:
-            logger.info("rescaling from %.4g to %.4g Å voxels", tomogram.voxel_spacing, spacing)
-            tomogram = rescale(tomogram, spacing)
-        if min(tomogram.shape) < _LEAST_SIDE:
-            sides = " x ".join(f"{n * spacing:.0f}" for n in tomogram.shape[::-1])
-            raise ValueError(
-                f"a tomogram of {sides} Å is too small: at least {_LEAST_SIDE * spacing:.0f} Å"
-                " are needed each way; check --voxel-spacing"
-            )
-        return tomogram
+        return fit_tomogram(tomogram, wanted=self.model.voxel_spacing)
 
     def _start(
         self, volume: Volume, scale: tuple[float, float]
@@ -240,7 +216,7 @@ class LearnedFeatures:
             data=data,
             median=scale[0],
             deviation=scale[1],
-            tile_bytes=self.tile_bytes or _tile_bytes(self._device),
+            tile_bytes=self.tile_bytes or tile_bytes(self._device),
         )
 
     @staticmethod
@@ -270,17 +246,75 @@ class LearnedFeatures:
             network = copy.deepcopy(network).eval()
         else:
             raise ValueError(
-                f"expected a model with a DenseEncoder, HeatNetwork or WindowEncoder;"
-                f" got {type(network).__name__}"
+                f"the model {self.model.name} has a {type(network).__name__} and gives no vectors:"
+                " use it with the method that it was trained for"
             )
         half = self.precision == "bfloat16" or (
-            self.precision == "auto" and _computes_in_bfloat16(self._device)
+            self.precision == "auto" and computes_in_bfloat16(self._device)
         )
         network.to(self._device, torch.bfloat16 if half else torch.float32)
         for weight in network.parameters():
             if weight.ndim == 5:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
         return network
+
+
+def choose_spacing(voxel_spacing: float, *, wanted: float) -> float:
+    """Voxel spacing that a tomogram is rescaled to for a model: its own where they hardly differ.
+
+    Parameters
+    ----------
+    voxel_spacing : float
+        Of the tomogram, in angstrom.
+    wanted : float
+        Of the model.
+
+    Raises
+    ------
+    ValueError
+        If the tomogram is too coarse for the model.
+    """
+    if voxel_spacing > _COARSEST * wanted:
+        raise ValueError(
+            f"voxels of {voxel_spacing:.4g} Å are too coarse for this model, which wants"
+            f" {wanted:.4g} Å and takes at most {_COARSEST * wanted:.4g} Å: check"
+            " --voxel-spacing, or bin less"
+        )
+    if voxel_spacing < _FINEST * wanted:
+        logger.warning(
+            "voxels of %.4g Å are reduced to the model's %.4g Å; give --voxel-spacing if this"
+            " is not their size",
+            voxel_spacing,
+            wanted,
+        )
+    return voxel_spacing if abs(voxel_spacing / wanted - 1) < _SAME_SPACING else wanted
+
+
+def fit_tomogram(tomogram: Tomogram, *, wanted: float) -> Tomogram:
+    """Rescale a tomogram to voxels that a model takes.
+
+    Parameters
+    ----------
+    tomogram : Tomogram
+    wanted : float
+        Voxel spacing of the model, in angstrom.
+
+    Raises
+    ------
+    ValueError
+        If it is too coarse or too small.
+    """
+    spacing = choose_spacing(tomogram.voxel_spacing, wanted=wanted)
+    if spacing != tomogram.voxel_spacing:
+        logger.info("rescaling from %.4g to %.4g Å voxels", tomogram.voxel_spacing, spacing)
+        tomogram = rescale(tomogram, spacing)
+    if min(tomogram.shape) < _LEAST_SIDE:
+        sides = " x ".join(f"{n * spacing:.0f}" for n in tomogram.shape[::-1])
+        raise ValueError(
+            f"a tomogram of {sides} Å is too small: at least {_LEAST_SIDE * spacing:.0f} Å"
+            " are needed each way; check --voxel-spacing"
+        )
+    return tomogram
 
 
 def _crop(network: DenseNetwork, tomogram: Tomogram, position: NDArray[np.floating[Any]]) -> Volume:
@@ -292,7 +326,7 @@ def _crop(network: DenseNetwork, tomogram: Tomogram, position: NDArray[np.floati
     return tomogram.crop(np.clip(start, 0, (size - 1) // period * period), np.clip(stop, 1, size))
 
 
-def _computes_in_bfloat16(device: str) -> bool:
+def computes_in_bfloat16(device: str) -> bool:
     """Whether bfloat16 is arithmetic of the machine, not emulated (which is slower)."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported()
@@ -300,7 +334,8 @@ def _computes_in_bfloat16(device: str) -> bool:
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
-def _tile_bytes(device: str) -> int:
+def tile_bytes(device: str) -> int:
+    """Memory for what is computed at one time on a device."""
     if device == "cuda":
         return min(torch.cuda.mem_get_info()[0] // 4, 16 << 30)
     return _TILE_BYTES

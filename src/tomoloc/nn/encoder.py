@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["DenseEncoder", "DenseNetwork", "HeatNetwork"]
+__all__ = ["DenseEncoder", "DenseNetwork", "HeatNetwork", "Unit"]
 
 
 class DenseNetwork(nn.Module):
@@ -68,14 +68,14 @@ class DenseNetwork(nn.Module):
         if min(*self.widths, outputs, 1) < 1 or min(*self.down, *self.up, head, 0) < 0:
             raise ValueError("an encoder needs positive widths and no negative number of blocks")
         first = self.widths[0]
-        self.stem = _Unit(nn.Conv3d(1, first, 4, stride=2, padding=1, bias=False))
+        self.stem = Unit(nn.Conv3d(1, first, 4, stride=2, padding=1, bias=False))
         self.downward = nn.ModuleList(_blocks(*pair) for pair in zip(widths, down, strict=True))
         steps = list(zip(self.widths, self.widths[1:], strict=False))
         self.reduce = nn.ModuleList(
-            _Unit(nn.Conv3d(fine, coarse, 2, stride=2, bias=False)) for fine, coarse in steps
+            Unit(nn.Conv3d(fine, coarse, 2, stride=2, bias=False)) for fine, coarse in steps
         )
         self.enlarge = nn.ModuleList(
-            _Unit(nn.ConvTranspose3d(coarse, fine, 2, stride=2, bias=False))
+            Unit(nn.ConvTranspose3d(coarse, fine, 2, stride=2, bias=False))
             for fine, coarse in steps
         )
         self.upward = nn.ModuleList(_blocks(*pair) for pair in zip(widths, up, strict=False))
@@ -194,7 +194,7 @@ class DenseNetwork(nn.Module):
         """Return a copy for inference, with the batch normalisations folded in."""
         fused = copy.deepcopy(self).eval()
         for module in fused.modules():
-            if isinstance(module, _Unit):
+            if isinstance(module, Unit):
                 module.fold()
         return fused
 
@@ -328,8 +328,14 @@ class _Hidden(nn.Module):
         return self.last(functional.relu(y, inplace=True))
 
 
-class _Unit(nn.Module):
-    """A convolution and its batch normalisation."""
+class Unit(nn.Module):
+    """A convolution and its batch normalisation.
+
+    Parameters
+    ----------
+    convolution : Conv3d or ConvTranspose3d
+        Without bias.
+    """
 
     def __init__(self, convolution: nn.Conv3d | nn.ConvTranspose3d) -> None:
         super().__init__()
@@ -337,9 +343,11 @@ class _Unit(nn.Module):
         self.norm: nn.Module = nn.BatchNorm3d(convolution.out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolve and normalise."""
         return self.norm(self.convolution(x))
 
     def fold(self) -> None:
+        """Let the convolution do the normalisation's work, for inference."""
         if isinstance(self.norm, nn.BatchNorm3d):
             transposed = isinstance(self.convolution, nn.ConvTranspose3d)
             self.convolution = nn.utils.fuse_conv_bn_eval(
@@ -353,8 +361,8 @@ class _Residual(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first = _Unit(nn.Conv3d(width, width, 3, padding=1, bias=False))
-        self.second = _Unit(nn.Conv3d(width, width, 3, padding=1, bias=False))
+        self.first = Unit(nn.Conv3d(width, width, 3, padding=1, bias=False))
+        self.second = Unit(nn.Conv3d(width, width, 3, padding=1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.second(functional.relu(self.first(x), inplace=True))

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from tomoloc.nn.encoder import DenseEncoder, HeatNetwork
+from tomoloc.nn.unet import SegmentationNetwork
 from tomoloc.nn.window import WindowEncoder
 
 __all__ = ["StoredModel", "find_model", "is_shipped", "load_model", "save_model"]
@@ -31,7 +32,8 @@ SHIPPED = Path(__file__).parents[1] / "models"
 _FORMAT = 1
 _CONFIG, _WEIGHTS, _CARD = "config.toml", "weights.safetensors", "card.md"
 _NETWORKS: dict[str, type[Any]] = {
-    network.__name__: network for network in (DenseEncoder, HeatNetwork, WindowEncoder)
+    network.__name__: network
+    for network in (DenseEncoder, HeatNetwork, SegmentationNetwork, WindowEncoder)
 }
 _OWN_KEYS = {"format", "network", "voxel_spacing", "settings"}
 
@@ -125,6 +127,8 @@ def save_model(folder: Path | str, model: StoredModel, *, half: bool = False) ->
         (draft / _WEIGHTS).write_bytes(safetensors.torch.save(weights))
         draft.chmod(0o755)
         _replace(draft, folder)
+    except OSError as error:
+        raise OSError(f"cannot write the model {folder}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

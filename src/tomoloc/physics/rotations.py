@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from tomoloc.types import FloatArray
 
-__all__ = ["angular_distance", "sample_rotations", "symmetry_group"]
+__all__ = ["angular_distance", "sample_rotations", "symmetry_group", "turn_to"]
 
 # Irrational winding numbers of the super-Fibonacci spiral (Alexa 2022, section 4).
 _PHI = np.sqrt(2.0)
@@ -115,3 +115,20 @@ def angular_distance(first: Rotation, second: Rotation, *, symmetry: str = "C1")
     gx, gy, gz, gw = group.T[:, None, :]
     cosine = np.abs(w * gw - x * gx - y * gy - z * gz).max(axis=1)
     return np.rad2deg(2 * np.arccos(np.minimum(cosine, 1)))
+
+
+def turn_to(normal: FloatArray, *, spin: FloatArray | float = 0.0) -> Rotation:
+    """Rotations that take z to unit vectors, shape (n, 3): a spin about z, then the least turn.
+
+    Parameters
+    ----------
+    normal : ndarray, shape (n, 3)
+    spin : float or ndarray, shape (n,)
+        In radians.
+    """
+    x, y, z = np.asarray(normal, dtype=float).reshape(-1, 3).T
+    turn = np.stack([-y, x, np.zeros_like(z), 1 + z], axis=1)
+    turn[z < 1e-12 - 1] = [1, 0, 0, 0]  # any half turn about an axis across z
+    half = np.broadcast_to(np.asarray(spin) / 2, z.shape)
+    about = np.stack([np.zeros_like(z), np.zeros_like(z), np.sin(half), np.cos(half)], axis=1)
+    return Rotation.from_quat(turn) * Rotation.from_quat(about)

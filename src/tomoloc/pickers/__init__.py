@@ -14,6 +14,7 @@ PICKERS = {
     "template": "tomoloc.pickers.template:TemplatePicker",
     "embedding": "tomoloc.pickers.embedding:EmbeddingPicker",
     "centroid": "tomoloc.pickers.centroid:CentroidPicker",
+    "segmentation": "tomoloc.pickers.segmentation:SegmentationPicker",
     "unsupervised": "tomoloc.pickers.unsupervised:UnsupervisedPicker",
 }
 """Where each method's class is, loaded on first use."""

@@ -11,18 +11,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tomoloc.features.learned import LearnedFeatures
-from tomoloc.features.spectra import match_spectrum
 from tomoloc.nn.encoder import HeatNetwork
 from tomoloc.nn.stored import StoredModel
 from tomoloc.physics.contrast import is_flat
-from tomoloc.physics.filters import rescale
+from tomoloc.pickers.trained import check_spectrum, empty_scores, match_training
+from tomoloc.train.frames import HALF_TURNS
 from tomoloc.train.heat import DEFAULT_THRESHOLD
 from tomoloc.types import FloatArray, ScoreMap, Tomogram, Volume
 
 __all__ = ["CentroidPicker", "Kinds"]
-
-_TURNS = ((), (0, 1), (0, 2), (1, 2))
-"""Axes zyx to flip in pairs: half a turn about x, y or z, which leaves the missing wedge alone."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -130,11 +127,8 @@ class CentroidPicker:
         if self.diameter is not None and not self.diameter > 0:
             raise ValueError(f"diameter must be positive; got {self.diameter}")
         Kinds.of(self.model)
-        if self.match_spectrum and "spectrum" not in self.model.config:
-            raise ValueError(
-                f"the model {self.model.name} does not tell the spectrum of its training data;"
-                " leave out match_spectrum"
-            )
+        if self.match_spectrum:
+            check_spectrum(self.model)
 
     @property
     def particle_diameter(self) -> FloatArray:
@@ -172,24 +166,17 @@ class CentroidPicker:
         """
         labels = Kinds.of(self.model).labels
         if is_flat(tomogram.data):
-            return ScoreMap(
-                data=np.zeros((len(labels), *tomogram.shape), dtype=np.float32),
-                voxel_spacing=tomogram.voxel_spacing,
-                origin=tomogram.origin,
-                name=tomogram.name,
-                labels=labels,
-            )
+            return empty_scores(tomogram, labels)
         if self.match_spectrum:
-            power = self.model.config["spectrum"]["power"]
-            # Frequencies are those of the model's voxels.
-            tomogram = rescale(tomogram, self.working_spacing(tomogram.voxel_spacing))
-            tomogram = tomogram.with_data(match_spectrum(tomogram.data, power))
+            tomogram = match_training(
+                tomogram, self.model, spacing=self.working_spacing(tomogram.voxel_spacing)
+            )
         heat = self._features.embed(tomogram)
         data = np.array(heat.data, dtype=np.float32)
-        for axes in _TURNS[1:] if self.flips else ():
+        for axes in HALF_TURNS[1:] if self.flips else ():
             data += self._turned(tomogram, axes)
         if self.flips:
-            data /= len(_TURNS)
+            data /= len(HALF_TURNS)
         return ScoreMap(
             data=data,
             voxel_spacing=heat.voxel_spacing,

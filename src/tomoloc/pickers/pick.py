@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,7 +15,7 @@ from tomoloc.physics.contrast import ContrastSign, brighten, detect_contrast
 from tomoloc.physics.filters import rescale
 from tomoloc.types import FloatArray, Particles, ScoreMap, Tomogram, Volume
 
-__all__ = ["Assessor", "Picker", "Picks", "choose_contrast", "pick"]
+__all__ = ["Assessor", "Localiser", "Picker", "Picks", "Segmenter", "choose_contrast", "pick"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,36 @@ class Assessor(Protocol):
         """Add columns, or leave particles out."""
 
 
+@runtime_checkable
+class Localiser(Protocol):
+    """What a picker may provide besides: its own way from scores to particles."""
+
+    def locate(
+        self,
+        scores: ScoreMap,
+        *,
+        threshold: ArrayLike,
+        min_distance: ArrayLike,
+        diameter: ArrayLike,
+        max_particles: int | None = None,
+        mask: Volume | None = None,
+    ) -> Particles:
+        """Find particles as `tomoloc.localize.find_peaks` does, best first."""
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """What a picker may provide besides: the class of every voxel."""
+
+    def segment(
+        self, scores: ScoreMap, *, threshold: ArrayLike, mask: Volume | None = None
+    ) -> Volume:
+        """Number the voxels of the scores' grid by their label, from 1; 0 is background."""
+
+    def summarise(self, particles: Particles, segments: Volume) -> dict[str, Any]:
+        """Count what was found, for the record of a run."""
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Picks:
     """What `pick` found, and how.
@@ -67,6 +98,10 @@ class Picks:
         Of protein in the tomogram as it came.
     diameter : float or ndarray, shape (label,)
         Of the particles, in angstrom: given, known to the picker or told by the tomogram.
+    segments : Volume of uint8, data shape (z, y, x), optional
+        Of a picker that segments: number of the label at each voxel of the scores, from 1.
+    summary : mapping
+        What such a picker has counted.
     """
 
     particles: Particles
@@ -74,6 +109,8 @@ class Picks:
     threshold: FloatArray
     contrast: str
     diameter: float | FloatArray
+    segments: Volume | None = None
+    summary: Mapping[str, Any] = field(default_factory=dict)
 
 
 def pick(
@@ -145,7 +182,8 @@ def pick(
     distance: ArrayLike = np.asarray(diameter) / 2 if min_distance is None else min_distance
     if threshold is None:
         threshold = picker.threshold(scores, min_distance=distance, mask=region)
-    particles = find_peaks(
+    find = picker.locate if isinstance(picker, Localiser) else find_peaks
+    particles = find(
         scores,
         threshold=threshold,
         min_distance=distance,
@@ -156,12 +194,18 @@ def pick(
     if isinstance(picker, Assessor):
         particles = picker.assess(particles, scores, min_distance=distance, mask=region)
     thresholds = np.broadcast_to(np.asarray(threshold, dtype=float), (len(scores.labels),))
+    segments, summary = None, {}
+    if isinstance(picker, Segmenter):
+        segments = picker.segment(scores, threshold=threshold, mask=region)
+        summary = picker.summarise(particles, segments)
     return Picks(
         particles=particles,
         scores=scores,
         threshold=thresholds,
         contrast=sign,
         diameter=diameter,
+        segments=segments,
+        summary=summary,
     )
 
 

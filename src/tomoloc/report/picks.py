@@ -22,6 +22,7 @@ from tomoloc.report.figures import (
 )
 from tomoloc.report.gather import Run, find_truth, gather_grids, read_runs
 from tomoloc.report.labels import draw_labels
+from tomoloc.report.neighbours import make_section
 from tomoloc.report.page import Block, Facts, Note, Page, Picture, Section, Table, write_page
 from tomoloc.types import Particles
 
@@ -91,6 +92,8 @@ def report_picks(
     reach = radius or (known[0] / 2 if known else None)
     judgement, notes = _judge(runs, truth, reach, known[0] if known else None)
     sections = [_scores_section(runs, judgement, notes), _counts_section(runs, judgement)]
+    neighbours = make_section(runs)
+    sections += [] if neighbours is None else [neighbours]
     shown = runs[: max(n_pictures, 0)]
     for index, run in enumerate(progress(shown, "drawing tomograms")):
         verdict = judgement.verdicts.get(index) if judgement else None

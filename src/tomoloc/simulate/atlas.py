@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoloc.simulate.bilayers import Bilayer, turn_to
+from tomoloc.physics.rotations import turn_to
+from tomoloc.simulate.bilayers import Bilayer
 from tomoloc.simulate.filaments import Filament, to_subunit
 from tomoloc.simulate.membranes import surface_points
 from tomoloc.simulate.packing import Packing

@@ -14,9 +14,10 @@ import numpy as np
 from numba import njit, prange
 from scipy.spatial.transform import Rotation
 
+from tomoloc.physics.rotations import turn_to
 from tomoloc.types import FloatArray, Volume
 
-__all__ = ["Bilayer", "draw_waves", "settle", "turn_to"]
+__all__ = ["Bilayer", "draw_waves", "settle"]
 
 _ELLIPSOID, _CAPSULE, _PLANE = 0, 1, 2
 _FORMS = {
@@ -257,23 +258,6 @@ def settle(bilayer: Bilayer, rng: np.random.Generator, *, rms: float) -> Bilayer
     level = np.array([[0], [0], [0], [0], [-scale * heights.mean()]])
     height = 1.15 * scale * np.abs(heights - heights.mean()).max()
     return replace(bilayer, waves=np.concatenate([waves, level], axis=1), height=float(height))
-
-
-def turn_to(normal: FloatArray, *, spin: FloatArray | float = 0.0) -> Rotation:
-    """Rotations that take z to unit vectors, shape (n, 3): a spin about z, then the least turn.
-
-    Parameters
-    ----------
-    normal : ndarray, shape (n, 3)
-    spin : float or ndarray, shape (n,)
-        In radians.
-    """
-    x, y, z = np.asarray(normal, dtype=float).reshape(-1, 3).T
-    turn = np.stack([-y, x, np.zeros_like(z), 1 + z], axis=1)
-    turn[z < 1e-12 - 1] = [1, 0, 0, 0]  # any half turn about an axis across z
-    half = np.broadcast_to(np.asarray(spin) / 2, z.shape)
-    about = np.stack([np.zeros_like(z), np.zeros_like(z), np.sin(half), np.cos(half)], axis=1)
-    return Rotation.from_quat(turn) * Rotation.from_quat(about)
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})

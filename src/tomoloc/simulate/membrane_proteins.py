@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from tomoloc.simulate.bilayers import Bilayer, turn_to
+from tomoloc.physics.rotations import turn_to
+from tomoloc.simulate.bilayers import Bilayer
 from tomoloc.simulate.packing import Packing
 from tomoloc.simulate.placing import TAKEN, Body, Space, is_free, turn_body
 from tomoloc.simulate.references import Reference

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import io
 import math
 import pickle
 from collections.abc import Iterator, Mapping
@@ -48,9 +49,24 @@ class Average:
 
 
 def write_checkpoint(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint whole or not at all."""
-    with writing(folder / NAME) as draft:
-        torch.save({"format": FORMAT, **content}, draft)
+    """Write a checkpoint whole or not at all.
+
+    Raises
+    ------
+    OSError
+        If there is no room for it, or it cannot be written for another reason.
+    """
+    # torch would not say of a full disk that it is full.
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **content}, buffer)
+    try:
+        with writing(folder / NAME) as draft:
+            draft.write_bytes(buffer.getbuffer())
+    except OSError as error:
+        raise OSError(
+            f"cannot write {folder / NAME}: {error.strerror or error}; the last one is kept: make"
+            " room and give the same command again"
+        ) from error
 
 
 def read_checkpoint(folder: Path, *, device: str) -> dict[str, Any] | None:

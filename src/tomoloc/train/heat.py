@@ -6,7 +6,7 @@ of particles of different sizes at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -19,15 +19,10 @@ from torch.nn import functional
 from tomoloc.evaluate import evaluate_particles
 from tomoloc.evaluate.results import Scores
 from tomoloc.localize import find_peaks
+from tomoloc.train.frames import STRIDE, ball_window, draw_half_turn, learned_part
 from tomoloc.train.losses import center_loss
-from tomoloc.train.patches import (
-    STRIDE,
-    Patching,
-    Prepared,
-    choose_start,
-    label_number,
-    prepare,
-)
+from tomoloc.train.patches import Patching, Prepared, choose_start, label_number, prepare
+from tomoloc.train.validate import mark_inside, run_whole
 from tomoloc.types import FloatArray, Particles, Sample, ScoreMap
 
 __all__ = [
@@ -38,6 +33,8 @@ __all__ = [
     "draw_heat",
     "heat_loss",
     "make_profile",
+    "measure_diameter",
+    "measure_volume",
 ]
 
 Profile = Literal["gaussian", "binary"]
@@ -49,7 +46,6 @@ _LEAST_RADIUS = 50.0
 """Å; smaller particles are drawn this large, as the grid has a point every 20 Å or so."""
 _CURVED = 10.0
 """Weight of the second derivatives in the loss."""
-_AROUND = 16  # voxels of reflected matter at validation
 DEFAULT_THRESHOLD = 0.3
 """Where nothing is known: what the authors of tomoCPT take."""
 _REACH = 80  # voxels around a centre in which its particle's are looked for
@@ -204,7 +200,8 @@ class HeatTask:
         picks, truth : Particles
             From the sample's first voxel.
         """
-        scores = self._scores(_run_whole(model, sample, device), name)
+        (heat,) = run_whole(model, sample, device=device)
+        scores = self._scores(np.where(mark_inside(sample), heat, 0), name)
         half = np.array(self.diameters) / 2
         picks = find_peaks(scores, threshold=_LOWEST, min_distance=half)
         return picks, self._truth(sample, name)
@@ -297,20 +294,31 @@ def measure_diameter(sample: Sample, label: str) -> float | None:
         Twice the distance from the centre to the farthest voxel, in angstrom, the median of ten
         whole particles at most. None where the sample does not tell.
     """
+    found = [2 * np.linalg.norm(own, axis=1).max() + 1 for own in _bodies(sample, label)]
+    return float(np.median(found)) * sample.tomogram.voxel_spacing if found else None
+
+
+def measure_volume(sample: Sample, label: str) -> float | None:
+    """Measure the volume of a kind of particle in cubic angstrom, as `measure_diameter` does."""
+    found = [len(own) for own in _bodies(sample, label)]
+    return float(np.median(found)) * sample.tomogram.voxel_spacing**3 if found else None
+
+
+def _bodies(sample: Sample, label: str) -> Iterator[FloatArray]:
+    """Voxels zyx from the centre of each of ten whole particles at most."""
     if sample.instances is None:
-        return None
+        return
     particles, data = sample.particles, np.asarray(sample.instances.data)
     visible = np.asarray(particles.extra.get("tomolocVisibleFraction", np.ones(len(particles))))
     rows = np.flatnonzero((np.asarray(particles.label) == label) & (visible.astype(float) > 0.99))
-    index, found = sample.instances.to_index(particles.position), []
+    index = sample.instances.to_index(particles.position)
     for row in rows[:10]:
         # Larger particles than this are not among those that are marked by their centres.
         low = np.maximum(np.rint(index[row]).astype(int) - _REACH, 0)
         block = data[tuple(slice(a, a + 2 * _REACH + 1) for a in low)]
         own = np.argwhere(block == row + 1) + low - index[row]
         if len(own):
-            found.append(2 * np.linalg.norm(own, axis=1).max() + 1)
-    return float(np.median(found)) * sample.instances.voxel_spacing if found else None
+            yield own
 
 
 def draw_heat(
@@ -324,7 +332,8 @@ def draw_heat(
     grid = tuple(n // STRIDE for n in patching.shape)
     heat = np.zeros((len(wanted), *grid), dtype=np.float32)
     counts = np.zeros((1, *grid), dtype=bool)
-    counts[0][_inside(sample, start, patching)] = True
+    part = learned_part(sample.inside, start // STRIDE, grid, margin=patching.margin)
+    counts[0][part] = True
     place = (sample.index - start - (STRIDE - 1) / 2) / STRIDE
     step = STRIDE * task.voxel_spacing
     for kind, (number, diameter) in enumerate(zip(wanted, task.diameters, strict=True)):
@@ -335,59 +344,24 @@ def draw_heat(
                 _leave_out(counts[0], place[row], radius)
     z, y, x = (slice(a, a + n) for a, n in zip(start, patching.shape, strict=True))
     data = sample.data[z, y, x].astype(np.float32)
-    return _turned(data, heat, counts, rng)
-
-
-def _inside(sample: Prepared, start: NDArray[np.integer], patching: Patching) -> tuple[slice, ...]:
-    """Grid points of a patch that belong to the tomogram and see enough."""
-    limits = []
-    sides = zip(start // STRIDE, patching.shape, sample.inside, strict=True)
-    for first, n, (low, high) in sides:
-        margin = patching.margin
-        stop = min(n // STRIDE - margin, high - first)
-        limits.append(slice(max(margin, low - first), max(0, stop)))
-    return tuple(limits)
-
-
-def _window(
-    place: FloatArray, radius: float, grid: tuple[int, ...]
-) -> tuple[tuple[slice, ...], FloatArray] | None:
-    """The part of a grid within a radius of a place, and the distances there."""
-    low = np.maximum(np.ceil(place - radius).astype(int), 0)
-    high = np.minimum(np.floor(place + radius).astype(int) + 1, grid)
-    if (low >= high).any():
-        return None
-    axes = [np.arange(a, b) - c for a, b, c in zip(low, high, place, strict=True)]
-    z, y, x = np.ix_(*axes)
-    part = tuple(slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
-    return part, np.sqrt(z**2 + y**2 + x**2)
+    axes = draw_half_turn(rng)
+    shifted = tuple(axis + 1 for axis in axes)
+    return np.flip(data, axes), np.flip(heat, shifted), np.flip(counts, shifted)
 
 
 def _draw_particle(
     heat: NDArray[np.float32], place: FloatArray, radius: float, profile: Profile
 ) -> None:
-    if (found := _window(place, radius, heat.shape)) is not None:
+    if (found := ball_window(place, radius, heat.shape)) is not None:
         part, distance = found
         drawn = make_profile(distance, radius, profile=profile).astype(np.float32)
         np.maximum(heat[part], drawn, out=heat[part])
 
 
 def _leave_out(counts: NDArray[np.bool_], place: FloatArray, radius: float) -> None:
-    if (found := _window(place, radius, counts.shape)) is not None:
+    if (found := ball_window(place, radius, counts.shape)) is not None:
         part, distance = found
         counts[part] &= distance > radius
-
-
-def _turned(
-    data: NDArray[np.float32],
-    heat: NDArray[np.float32],
-    counts: NDArray[np.bool_],
-    rng: np.random.Generator,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-    """Turn by half a turn about an axis or not: mirrored molecules are others."""
-    axes = [(), (0, 1), (0, 2), (1, 2)][int(rng.integers(4))]
-    shifted = tuple(axis + 1 for axis in axes)
-    return np.flip(data, axes), np.flip(heat, shifted), np.flip(counts, shifted)
 
 
 def heat_loss(
@@ -441,20 +415,3 @@ def _inner(counts: Tensor, axis: int) -> Tensor:
     n = counts.shape[axis]
     outer = counts.narrow(axis, 0, n - 2) & counts.narrow(axis, 2, n - 2)
     return outer & counts.narrow(axis, 1, n - 2)
-
-
-@torch.no_grad()
-def _run_whole(model: nn.Module, sample: Prepared, device: str) -> NDArray[np.float32]:
-    """Heat (kind, z, y, x) of a whole sample, 0 outside the tomogram."""
-    period = int(getattr(model, "period", 8))
-    around = -(-_AROUND // period) * period
-    pads = [(around, around + -n % period) for n in sample.data.shape]
-    data = np.pad(sample.data, pads, mode="symmetric").astype(np.float32)
-    x = torch.from_numpy(data)[None, None].to(device, memory_format=torch.channels_last_3d)
-    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
-        heat = model(x)[0].float().cpu().numpy()
-    first = around // STRIDE
-    heat = heat[(slice(None), *(slice(first, first + n // STRIDE) for n in sample.data.shape))]
-    inside = np.zeros(heat.shape[1:], dtype=bool)
-    inside[tuple(slice(*limits) for limits in sample.inside)] = True
-    return np.where(inside, heat, 0)

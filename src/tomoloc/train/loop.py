@@ -90,6 +90,8 @@ class TrainSettings:
         Batches. A training that has come to its end can be prolonged.
     learning_rate, weight_decay : float
         Of AdamW. The rate stays the same until it falls at the end.
+    early : float
+        Rate of the network's early layers (its `early_parameters`), relative to the others'.
     warm_up : int
         Steps in which the rate rises.
     decay : float
@@ -121,6 +123,7 @@ class TrainSettings:
     steps: int = 10_000
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
+    early: float = 1.0
     warm_up: int = 200
     decay: float = 0.2
     average: float = 0.998
@@ -143,6 +146,8 @@ class TrainSettings:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
         if not (self.learning_rate > 0 and self.voxel_spacing > 0 and self.steps_per_sample > 0):
             raise ValueError("learning_rate, voxel_spacing and steps_per_sample must be positive")
+        if self.early < 0:
+            raise ValueError(f"early must not be negative; got {self.early}")
         if not (0 <= self.decay <= 1 and 0 <= self.average < 1):
             raise ValueError("decay must be from 0 to 1, and average from 0 to below 1")
 
@@ -354,16 +359,7 @@ class _Training:
         self.task, self.settings, self.folder, self.device = task, settings, folder, device
         # mypy: torch's types forget that modules can change their layout
         self.model = model.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        # Biases and normalisations are not drawn to zero.
-        matrices = [p for p in model.parameters() if p.ndim > 1]
-        others = [p for p in model.parameters() if p.ndim <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": settings.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ],
-            lr=settings.learning_rate,
-        )
+        self.optimizer = torch.optim.AdamW(_group(model, settings), lr=settings.learning_rate)
         self.average = Average(self.model, settings.average)
         self.step, self.best, self.stale = 0, 0.0, 0
         self.saved = time.monotonic()
@@ -410,7 +406,7 @@ class _Training:
         batch = food.batch
         rate = learning_rate(self.step, settings)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("relative", 1.0)
         self.model.train()
         with torch.no_grad():
             data = augment(torch.from_numpy(batch.data).to(self.device), food.changes)[:, None]
@@ -472,6 +468,19 @@ class _Training:
             },
         )
         self.saved = time.monotonic()
+
+
+def _group(model: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]:
+    """Sort a network's weights: biases and normalisations are not drawn to zero."""
+    find = getattr(model, "early_parameters", None)
+    early = {id(p) for p in find()} if settings.early != 1 and find is not None else set()
+    groups = []
+    for relative, own in ((1.0, False), (settings.early, True)):
+        members = [p for p in model.parameters() if (id(p) in early) == own]
+        for decay, ndims in ((settings.weight_decay, True), (0.0, False)):
+            chosen = [p for p in members if (p.ndim > 1) == ndims]
+            groups.append({"params": chosen, "weight_decay": decay, "relative": relative})
+    return groups[:2] if not early else groups
 
 
 def _next(samples: Iterator[Sample]) -> Sample:

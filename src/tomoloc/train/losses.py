@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from tomoloc.train.patches import OFF_CENTER
 
-__all__ = ["center_loss", "contrastive_loss", "neighbour_accuracy"]
+__all__ = ["center_loss", "contrastive_loss", "entropy_loss", "neighbour_accuracy", "tversky_loss"]
 
 
 def contrastive_loss(
@@ -81,6 +81,81 @@ def neighbour_accuracy(
     similarity = (embedding @ embedding.T).masked_fill(~other, -torch.inf)
     right = (label[similarity.argmax(dim=1)] == label)[asks]
     return float(right.float().mean()) if len(right) else math.nan
+
+
+def tversky_loss(
+    probability: Tensor,
+    truth: Tensor,
+    counts: Tensor,
+    *,
+    false_positives: float = 0.3,
+    false_negatives: float = 0.7,
+    balance: bool = True,
+) -> Tensor:
+    """1 less the Tversky index of predicted and true classes [1]_, which with halves is Dice's.
+
+    Parameters
+    ----------
+    probability : Tensor, shape (b, 1 + kinds, z, y, x)
+        Of background and of each kind.
+    truth : Tensor of int, shape (b, z, y, x)
+        0 for background, or a kind's number from 1.
+    counts : Tensor of bool, shape (b, z, y, x)
+        Voxels that count.
+    false_positives, false_negatives : float
+        Weights of either fault. More of the latter finds more of what is rare.
+    balance : bool
+        Every class counts alike, however few voxels it has; otherwise, voxels of all kinds count
+        alike and background does not.
+
+    Returns
+    -------
+    Tensor, shape ()
+        From 0 to 1.
+
+    References
+    ----------
+    .. [1] Salehi, Erdogmus & Gholipour, Tversky loss function for image segmentation using 3D
+       fully convolutional deep networks, MLMI (2017), doi:10.1007/978-3-319-67389-9_44.
+    """
+    number = probability.shape[1]
+    known = counts[:, None]
+    true = functional.one_hot(truth, number).movedim(-1, 1).to(probability.dtype) * known
+    said = probability * known
+    dims = (0, 2, 3, 4)
+    both = (said * true).sum(dims)
+    wrong, missed = said.sum(dims) - both, true.sum(dims) - both
+    if not balance:
+        both, wrong, missed = (
+            value[1:].sum(dim=0, keepdim=True) for value in (both, wrong, missed)
+        )
+    # One voxel more: a class that is not there is predicted right where nothing is.
+    index = (both + 1) / (both + false_positives * wrong + false_negatives * missed + 1)
+    return 1 - index.mean()
+
+
+def entropy_loss(logits: Tensor, truth: Tensor, counts: Tensor, *, balance: bool = True) -> Tensor:
+    """Cross entropy of predicted and true classes.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (b, 1 + kinds, z, y, x)
+    truth, counts, balance
+        As in `tversky_loss`; unbalanced, all voxels count alike.
+
+    Returns
+    -------
+    Tensor, shape ()
+    """
+    each = functional.cross_entropy(logits, truth, reduction="none")[counts]
+    classes = truth[counts]
+    if not len(each):
+        return logits.sum() * 0
+    if not balance:
+        return each.mean()
+    size = torch.bincount(classes, minlength=logits.shape[1]).clamp(min=1)
+    there = torch.bincount(classes, minlength=logits.shape[1]) > 0
+    return (each / size[classes]).sum() / there.sum()
 
 
 def center_loss(logit: Tensor, heat: Tensor, counts: Tensor, *, power: float = 2.0) -> Tensor:

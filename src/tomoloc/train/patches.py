@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoloc.physics.contrast import standardise
-from tomoloc.physics.filters import rescale
+from tomoloc.train.frames import STRIDE, frame, is_usable, learned_part, nearest_values
 from tomoloc.types import FloatArray, Sample, Tomogram
 
 __all__ = [
     "BACKGROUND",
     "OFF_CENTER",
-    "STRIDE",
     "Batch",
     "Patching",
+    "Placed",
     "Prepared",
     "choose_start",
     "draw_batch",
@@ -28,22 +28,38 @@ __all__ = [
 
 IntArray = NDArray[np.integer]
 
-STRIDE = 2
-"""Voxels from one point of the network's grid to the next; point i stands at 2 i + 0.5."""
-
 BACKGROUND = 0
 OFF_CENTER = -1
 """Numbers of what has no label: ice, and places in or near a particle but not at its centre."""
 
 _HALF = (STRIDE - 1) / 2
 _REACH = 3  # grid points around a centre that are near it
-_LEAST_VISIBLE = 0.5
 
 
 def label_number(label: str) -> int:
     """Turn a label into a number that is the same in every process and run, from 1 on."""
     digest = hashlib.blake2b(label.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") % (2**62) + 1
+
+
+class Placed(Protocol):
+    """A volume with places around which patches are laid."""
+
+    @property
+    def data(self) -> NDArray[Any]:
+        """Voxels (z, y, x)."""
+
+    @property
+    def index(self) -> FloatArray:
+        """Places zyx in voxels, shape (n, 3)."""
+
+    @property
+    def label(self) -> IntArray:
+        """What is there, shape (n,)."""
+
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        """Which places count, shape (n,)."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -173,38 +189,27 @@ def prepare(sample: Sample, *, voxel_spacing: float, least: Sequence[int]) -> Pr
     ValueError
         If the tomogram is empty.
     """
-    whole = sample.tomogram
-    tomogram = rescale(whole, voxel_spacing)
-    data = standardise(tomogram.data, contrast="dark").astype(np.float16)
-    # Sides must be even, and a patch must fit in.
-    missing = [max(n % STRIDE, low - n) for n, low in zip(data.shape, least, strict=True)]
-    before = [n // (2 * STRIDE) * STRIDE for n in missing]
-    pads = [(low, n - low) for low, n in zip(before, missing, strict=True)]
-    inside = tuple(
-        (low // STRIDE, (low + n) // STRIDE) for low, n in zip(before, data.shape, strict=True)
-    )
-    data = np.pad(data, pads, mode="symmetric")
+    framed = frame(sample.tomogram, voxel_spacing=voxel_spacing, least=least)
+    tomogram = framed.tomogram
     index = tomogram.to_index(sample.particles.position).reshape(-1, 3)
-    visible = sample.particles.extra.get("tomolocVisibleFraction", np.ones(len(index)))
     names = np.asarray(sample.particles.label)
     numbers = {name: label_number(name) for name in sample.particles.labels}
     matter, kinds = _find_matter(sample, tomogram)
     return Prepared(
-        data=data,
-        index=(index + before).astype(np.float32),
+        data=framed.data,
+        index=(index + framed.before).astype(np.float32),
         label=np.array([numbers[str(name)] for name in names], dtype=np.int64),
-        usable=np.asarray(visible, dtype=float) >= _LEAST_VISIBLE,
-        matter=np.pad(matter, [(a // STRIDE, (b + 1) // STRIDE) for a, b in pads]),
+        usable=is_usable(sample),
+        matter=np.pad(matter, [(a // STRIDE, (b + 1) // STRIDE) for a, b in framed.pads]),
         kinds=kinds,
-        inside=inside,
+        inside=tuple((low // STRIDE, high // STRIDE) for low, high in framed.inside),
     )
 
 
 def _find_matter(sample: Sample, tomogram: Tomogram) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
     """Look up what is neither ice nor particle at the grid points of a rescaled tomogram."""
-    shape = tuple(n // STRIDE for n in tomogram.shape)
     if sample.labels is None:
-        return np.zeros(shape, dtype=np.uint8), ()
+        return np.zeros(tuple(n // STRIDE for n in tomogram.shape), dtype=np.uint8), ()
     particles = set(sample.particles.labels)
     parts = set(sample.summary.get("parts", ()))
     others = {v: name for v, name in sample.legend.items() if name not in particles | parts}
@@ -212,13 +217,8 @@ def _find_matter(sample: Sample, tomogram: Tomogram) -> tuple[NDArray[np.uint8],
     table = np.zeros(max([*sample.legend, int(sample.labels.data.max())]) + 1, dtype=np.uint8)
     for value, name in others.items():
         table[value] = numbers[name]
-    places = []
-    for axis, (n, limit) in enumerate(zip(shape, sample.labels.shape, strict=True)):
-        corners = np.zeros((n, 3))
-        corners[:, axis] = STRIDE * np.arange(n) + _HALF
-        index = sample.labels.to_index(tomogram.to_position(corners))[:, axis]
-        places.append(np.clip(np.rint(index).astype(int), 0, limit - 1))
-    return table[sample.labels.data[np.ix_(*places)]], tuple(label_number(n) for n in numbers)
+    values = nearest_values(sample.labels, tomogram, stride=STRIDE, offset=_HALF)
+    return table[values], tuple(label_number(n) for n in numbers)
 
 
 def draw_batch(
@@ -273,15 +273,15 @@ def _shared_labels(samples: Sequence[Prepared]) -> IntArray:
 
 
 def choose_start(
-    sample: Prepared, shared: IntArray, patching: Patching, rng: np.random.Generator
+    sample: Placed, shared: IntArray, patching: Patching, rng: np.random.Generator
 ) -> IntArray:
     """Choose a patch's first voxel: mostly so that a particle of a drawn label lies in it.
 
     Parameters
     ----------
-    sample : Prepared
+    sample : Placed
     shared : ndarray of int
-        Labels, each as `label_number`; where the sample has none of them, a patch lies anywhere.
+        Labels, as the sample has them; where the sample has none of them, a patch lies anywhere.
     patching : Patching
     rng : numpy.random.Generator
 
@@ -320,11 +320,7 @@ def _cut(sample: Prepared, start: IntArray, patching: Patching) -> _Cut:
     first = start // STRIDE
     gz, gy, gx = (slice(a, a + n) for a, n in zip(first, grid, strict=True))
     inside = np.zeros(grid, dtype=bool)
-    limits = []
-    for a, n, (low, high) in zip(first, grid, sample.inside, strict=True):
-        margin = patching.margin
-        limits.append(slice(max(margin, low - a), max(0, min(n - margin, high - a))))
-    inside[tuple(limits)] = True
+    inside[learned_part(sample.inside, first, grid, margin=patching.margin)] = True
     owner, distance = _nearest(sample.index - start, grid)
     return _Cut(
         data=sample.data[z, y, x].astype(np.float32),

@@ -8,14 +8,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import expit
 from torch import nn
 
 from tomoloc.evaluate import evaluate_particles
 from tomoloc.localize import find_peaks
-from tomoloc.train.patches import STRIDE, Prepared
+from tomoloc.train.frames import STRIDE
+from tomoloc.train.patches import Prepared
 from tomoloc.types import FloatArray, Particles, ScoreMap
 
-__all__ = ["Validation", "validate"]
+__all__ = ["Validation", "mark_inside", "run_whole", "validate"]
 
 _RADIUS = 50.0  # Å within which a pick is right
 _CANDIDATE = 0.1  # probability of a centre from which on it is looked at
@@ -92,10 +94,23 @@ def validate(
 
 
 @torch.no_grad()
-def _encode(
-    model: nn.Module, sample: Prepared, device: str
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Embeddings (channel, z, y, x) and probabilities of centres (z, y, x) of a whole sample."""
+def run_whole(
+    model: nn.Module, sample: Prepared, *, device: str
+) -> tuple[NDArray[np.float32], ...]:
+    """Put a whole sample through a network.
+
+    Parameters
+    ----------
+    model : Module
+        Gives a tensor for every second voxel, or several.
+    sample : Prepared
+    device : str
+        Where the model is.
+
+    Returns
+    -------
+    tuple of ndarray, each of shape (channels, z / 2, y / 2, x / 2)
+    """
     period = int(getattr(model, "period", 8))
     # The network meets its own borders in reflected matter, as it does in tiles of a tomogram.
     around = -(-_AROUND // period) * period
@@ -103,14 +118,26 @@ def _encode(
     data = np.pad(sample.data, pads, mode="symmetric").astype(np.float32)
     x = torch.from_numpy(data)[None, None].to(device, memory_format=torch.channels_last_3d)
     with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
-        embedding, logit = model(x)
+        found = model(x)
     first = around // STRIDE
     kept = tuple(slice(first, first + n // STRIDE) for n in sample.data.shape)
+    outputs = found if isinstance(found, tuple) else (found,)
+    return tuple(output[0].float().cpu().numpy()[(slice(None), *kept)] for output in outputs)
+
+
+def mark_inside(sample: Prepared) -> NDArray[np.bool_]:
+    """Tell which points of a sample's grid belong to the tomogram itself."""
     inside = np.zeros([n // STRIDE for n in sample.data.shape], dtype=bool)
     inside[tuple(slice(*limits) for limits in sample.inside)] = True
-    probability = torch.sigmoid(logit[0, 0].float()).cpu().numpy()[kept]
-    vectors = embedding[0].float().cpu().numpy()[(slice(None), *kept)]
-    return vectors, np.where(inside, probability, 0)
+    return inside
+
+
+def _encode(
+    model: nn.Module, sample: Prepared, device: str
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Embeddings (channel, z, y, x) and probabilities of centres (z, y, x) of a whole sample."""
+    vectors, logit = run_whole(model, sample, device=device)
+    return vectors, np.where(mark_inside(sample), expit(logit[0]), 0)
 
 
 def _look_up(embedding: NDArray[np.float32], index: FloatArray) -> FloatArray:

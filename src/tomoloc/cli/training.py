@@ -1,0 +1,130 @@
+"""What the commands of `tomoloc train` share."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from cyclopts import Parameter
+
+from tomoloc.cli.sources import Data
+
+if TYPE_CHECKING:
+    from tomoloc.nn.stored import StoredModel
+    from tomoloc.train.loop import Report, TrainSettings
+    from tomoloc.train.patches import Patching
+    from tomoloc.types import Sample
+
+__all__ = ["JUDGED", "RING", "Several", "find_start", "fine_settings", "is_distractor"]
+__all__ += ["read_diameters", "score_lines", "take_up", "warn_if_all_is_learned"]
+
+logger = logging.getLogger(__name__)
+
+Several = Annotated[list[str], Parameter(consume_multiple=True, negative="")]
+
+JUDGED = 3
+"""Samples that thresholds are chosen on, where none are held out."""
+RING = 48
+"""Samples that batches are cut from, at most."""
+
+
+def find_start(word: str) -> StoredModel | None:
+    """Load the model to start from, if there is to be one."""
+    from tomoloc.nn.stored import find_model, load_model
+
+    return None if word == "none" else load_model(find_model(word))
+
+
+def is_distractor(sample: Sample, label: str) -> bool:
+    """Tell whether all particles of a label are there to be left alone."""
+    particles = sample.particles
+    role = np.asarray(particles.extra.get("tomolocRole", np.full(len(particles), "")))
+    return bool((role[np.asarray(particles.label) == label] == "distractor").all())
+
+
+def read_diameters(words: list[str] | None, names: Sequence[str]) -> dict[str, float]:
+    """Read --diameter: one number for all, or one for each label."""
+    found: dict[str, float] = {}
+    for word in words or ():
+        name, _, number = word.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = 0.0
+        if not 0 < value < 1e5 or (name and name not in names):
+            raise ValueError(
+                f"--diameter takes a number of Å, or LABEL=NUMBER with {' or '.join(names)}; got"
+                f" {word}"
+            )
+        found |= {name: value} if name else dict.fromkeys(names, value)
+    return found
+
+
+def fine_settings(
+    training: Data, *, voxel_spacing: float, patching: Patching, **given: Any
+) -> TrainSettings:
+    """Settings for fine-tuning: few samples are all kept, new ones replace the oldest."""
+    from tomoloc.train.loop import TrainSettings
+
+    few = 0 < training.number <= RING
+    return TrainSettings(
+        **given,
+        voxel_spacing=voxel_spacing,
+        patching=patching,
+        warm_up=30,
+        decay=0.5,
+        average=0.98,
+        ring=training.number if few else RING,
+        first=training.number if few else 6,
+        steps_per_sample=1e9 if few else 3.0,
+        validate_every=100,
+    )
+
+
+def warn_if_all_is_learned(training: Data) -> None:
+    """Say what follows where nothing is held out."""
+    if not training.held_out:
+        logger.warning(
+            "nothing is held out: thresholds follow from what is trained on; --validation helps"
+        )
+
+
+def score_lines(report: Report) -> list[str]:
+    """Write the scores of the last validation as rows of a table."""
+    if report.validation is None:
+        return ["\nNothing was held out, so that it is not known how good it is."]
+    values = report.validation._asdict().items()
+    return ["\n| on held-out samples | |", "|---|---|", *(f"| {k} | {v:.3f} |" for k, v in values)]
+
+
+def take_up(output: Path, own: Path, record: dict[str, Any], *, overwrite: bool) -> None:
+    """Make sure that what is there was made by the same command; note what makes it."""
+    import tomli_w
+
+    from tomoloc.io.atomic import writing
+
+    path = own / "record.toml"
+    if overwrite:
+        for folder in (own, output):
+            if folder.exists() and not (path.is_file() or (folder / "config.toml").is_file()):
+                raise FileExistsError(f"{folder} exists and is no model; choose another folder")
+        for folder in (output, own):
+            shutil.rmtree(folder, ignore_errors=True)
+    if path.is_file():
+        made = tomllib.loads(path.read_text("utf-8"))
+        other = [name for name in record if made.get(name) != record[name]]
+        if other:
+            raise ValueError(
+                f"{output} was trained otherwise ({other[0]} {made.get(other[0])!r}, now"
+                f" {record[other[0]]!r}); choose another folder or give --overwrite"
+            )
+        return
+    if output.exists():
+        raise FileExistsError(f"{output} exists; choose another folder or give --overwrite")
+    with writing(path) as draft:
+        draft.write_text(tomli_w.dumps(record), "utf-8")
