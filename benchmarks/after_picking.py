@@ -26,11 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from tomoloc.cli.main import main as tomoloc
 from tomoloc.evaluate import match_particles
 from tomoloc.io.samples import read_sample
 from tomoloc.io.tables import read_particles
 from tomoloc.types import Particles
+from unseen.commands import call
 from unseen.machine import describe_machine
 from unseen.scenes import CONDITIONS, Scenes, find_proteins
 from unseen.scores import match_clusters
@@ -102,11 +102,6 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=Path("build/unseen"), help="of scenes")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
-
-
-def call(*words: str) -> None:
-    if code := tomoloc(words):
-        sys.exit(code)
 
 
 def files(folders: list[Path]) -> list[str]:

@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from tomoloc.cli.main import main as tomoloc
 from tomoloc.evaluate import evaluate_particles
 from tomoloc.features.candidates import find_candidates
 from tomoloc.features.learned import LearnedFeatures
@@ -37,6 +36,7 @@ from tomoloc.io.samples import read_sample
 from tomoloc.io.tables import read_particles
 from tomoloc.nn.stored import find_model, load_model
 from tomoloc.types import Particles, Sample
+from unseen.commands import call, simulate
 from unseen.machine import describe_machine
 from unseen.tables import print_table
 
@@ -106,7 +106,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         most = max(2, *given.tomograms)
-        data = simulate(folder, most + given.tests)
+        data = simulate(folder, "two", RECIPE, most + given.tests)
         train, tests = data[:most], data[most:]
         if "zero-shot" in given.runs:
             rows.append(zero_shot([read_sample(path) for path in tests]))
@@ -131,18 +131,6 @@ def main() -> int:
         content = {"machine": describe_machine(), "steps": given.steps, "rows": rows}
         given.json.write_text(json.dumps(content, indent=1), "utf-8")
     return 0
-
-
-def call(*words: str) -> None:
-    if code := tomoloc(words):
-        sys.exit(code)
-
-
-def simulate(folder: Path, number: int) -> list[Path]:
-    recipe = folder / "two.toml"
-    recipe.write_text(RECIPE, "utf-8")
-    call("simulate", str(recipe), "-n", str(number), "--seed", "1", "-o", str(folder / "data"))
-    return sorted((folder / "data").iterdir())
 
 
 def test(model: Path, tests: list[Path]) -> dict[str, float]:

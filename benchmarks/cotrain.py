@@ -28,11 +28,11 @@ from typing import Any
 
 import torch
 
-from tomoloc.cli.main import main as tomoloc
 from tomoloc.io.samples import read_sample
 from tomoloc.nn.stored import load_model
 from tomoloc.train.patches import Patching
 from tomoloc.train.segment import SegmentTask
+from unseen.commands import call, simulate
 from unseen.machine import describe_machine
 from unseen.tables import print_table
 
@@ -122,18 +122,6 @@ def main() -> int:
         content = {"machine": describe_machine(), "steps": given.steps, "rows": rows}
         given.json.write_text(json.dumps(content, indent=1), "utf-8")
     return 0
-
-
-def call(*words: str) -> None:
-    if code := tomoloc(words):
-        sys.exit(code)
-
-
-def simulate(folder: Path, name: str, text: str, number: int) -> list[Path]:
-    recipe = folder / f"{name}.toml"
-    recipe.write_text(text, "utf-8")
-    call("simulate", str(recipe), "-n", str(number), "--seed", "1", "-o", str(folder / name))
-    return sorted((folder / name).iterdir())
 
 
 def train_and_test(

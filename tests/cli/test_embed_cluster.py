@@ -283,7 +283,8 @@ def test_only_candidates_at_particles_are_sorted(run):
             label="any",
             tomogram=f"TS_{number}",
         )
-        frame = Frame(f"TS_{number}", SHAPE, 10.0)
+        # picked in the same tomogram, binned twice
+        frame = Frame(f"TS_{number}", tuple(n // 2 for n in SHAPE), 20.0)
         Path("picks").mkdir(exist_ok=True)
         write_particles(picked, f"picks/TS_{number}.star", frames={frame.name: frame})
     code, out, err = run("cluster emb/TS_1.zarr emb/TS_2.zarr -o kinds --particles picks")

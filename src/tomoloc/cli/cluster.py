@@ -202,21 +202,26 @@ def _read_pool(stored: Sequence[StoredEmbedding]) -> _Pool:
 
 def _at_particles(pool: _Pool, table: Path) -> _Pool:
     """Keep the candidates that lie at the particles of a table, one for each."""
+    from tomoloc.cli.references import read_stated
     from tomoloc.evaluate import match_particles
     from tomoloc.io.tables import read_particles
 
     rows, n_particles = [], 0
+    # A table without names is of the tomogram, if there is but one.
+    unnamed = pool.stored[0].source.name if len(pool.stored) == 1 else "-"
+    stated = read_stated(table, tomogram=unnamed)
     for number, stored in enumerate(pool.stored):
         source = stored.source
-        marked = read_particles(
-            table, voxel_spacing=source.voxel_spacing, shape=source.size[::-1],
-            tomogram=source.name if len(pool.stored) == 1 else None,
-        )  # fmt: skip
-        names = {source.name, source.tomogram.name, source.tomogram.stem}
-        marked = marked[np.isin(np.asarray(marked.tomogram), list(names))]
+        marked = stated
+        if marked is None:  # its voxels are those of the tomogram that was embedded
+            marked = read_particles(
+                table, voxel_spacing=source.voxel_spacing, shape=source.size[::-1], tomogram=unnamed
+            )
+        names = [source.name, source.tomogram.name]
+        marked = marked[np.isin(np.asarray(marked.tomogram), names)]
         own = np.flatnonzero(pool.tomogram == number)
-        match = match_particles(_bare(pool.particles[own]), _bare(marked), radius=AT_PARTICLE)
-        rows.append(own[np.sort(match.pairs[:, 0])])
+        pairs = match_particles(_bare(pool.particles[own]), _bare(marked), radius=AT_PARTICLE).pairs
+        rows.append(own[np.sort(pairs[:, 0])])
         n_particles += len(marked)
     if not n_particles:
         known = ", ".join(stored.source.name for stored in pool.stored[:3])

@@ -138,7 +138,7 @@ def read_marked(
     OSError
         If a file cannot be read.
     """
-    particles = _read_table(table)
+    particles = read_stated(table, tomogram=_UNNAMED)
     stated = particles is not None
     if particles is None:
         # For a start only the names matter; positions follow for each tomogram.
@@ -171,10 +171,18 @@ def read_marked(
         yield Marked(tomogram, _labelled(own), np.flatnonzero(names == name))
 
 
-def _read_table(table: Path) -> Particles | None:
-    """Read a table by what it states; None if that is not enough."""
+def read_stated(table: Path, *, tomogram: str) -> Particles | None:
+    """Read a table by what it states; None if that is not enough.
+
+    Parameters
+    ----------
+    table : Path
+        Or a folder of tables.
+    tomogram : str
+        Name for where the table has none.
+    """
     try:
-        return read_particles(table, tomogram=_UNNAMED)
+        return read_particles(table, tomogram=tomogram)
     except ValueError:
         return None
 

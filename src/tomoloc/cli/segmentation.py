@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,23 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from cyclopts import Parameter
 
-from tomoloc.cli.sources import Data, read_annotated, read_data
 from tomoloc.cli.training import (
     JUDGED,
     RING,
     Several,
+    check_numbers,
     find_start,
     fine_settings,
     is_distractor,
     read_diameters,
+    read_sources,
     score_lines,
     take_up,
-    warn_if_all_is_learned,
+    teach,
 )
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from tomoloc.cli.sources import Data
     from tomoloc.nn.stored import StoredModel
     from tomoloc.nn.unet import SegmentationNetwork
     from tomoloc.pickers.segmentation import Kind, Role
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from tomoloc.types import Sample
 
 __all__ = ["segmentation"]
-
-logger = logging.getLogger(__name__)
 
 
 def segmentation(
@@ -107,8 +105,8 @@ def segmentation(
     network
         unet3d (the default), unet2.5d, or a network of MONAI by its name, if that is installed.
     channels
-        Of the network's levels: 32 48 64 by default, as in DeepFinder. Half of them take a quarter
-        of the time.
+        Of the network's levels: 32 48 64 by default, as in DeepFinder. Half of them are a
+        quarter of the work.
     slices
         Sections that unet2.5d looks at; 11 by default.
     loss
@@ -141,25 +139,16 @@ def segmentation(
     """
     from tomoloc.io.atomic import check_writable
     from tomoloc.nn.device import resolve_device
-    from tomoloc.progress import show_progress
-    from tomoloc.train.loop import train as train_network
     from tomoloc.train.segment import SegmentTask
 
-    if jobs < 0 or patience < 0 or seed < 0:
-        raise ValueError("--jobs, --patience and --seed must not be negative")
-    if (particles is None) != (tomograms is None):
-        raise ValueError("--particles and --tomograms belong together: give both")
+    check_numbers(jobs=jobs, patience=patience, seed=seed)
     check_writable(output.parent)
     where = resolve_device(device)
     first = find_start(start)
-    annotated: list[Sample] = []
-    if particles is not None and tomograms is not None:
-        annotated = read_annotated(
-            particles, tomograms, voxel_spacing=tomogram_spacing, contrast=contrast
-        )
-    training = read_data(
-        data or [], validation, seed=seed, jobs=jobs, apart=False, annotated=annotated, ratio=ratio
-    )
+    training = read_sources(
+        data, validation, particles=particles, tomograms=tomograms, ratio=ratio, seed=seed,
+        tomogram_spacing=tomogram_spacing, contrast=contrast, jobs=jobs,
+    )  # fmt: skip
     kinds = _find_kinds(training, labels, diameter, filaments)
     names = tuple(kind.label for kind in kinds)
     model = _make_network(
@@ -197,20 +186,10 @@ def segmentation(
     record |= {"ratio": ratio} if ratio else {}
     own = output.with_name(f"{output.name}.training")
     take_up(output, own, record, overwrite=overwrite)
-    warn_if_all_is_learned(training)
-    publish = _Publisher(task, kinds, training, record, output, own, where)
-    with show_progress(sys.stderr.isatty()):
-        train_network(
-            model,
-            training.source,
-            settings=settings,
-            folder=own,
-            task=task,
-            validation=training.held_out,
-            device=where,
-            publish=publish,
-        )
-    sys.stdout.write(f"{output}\n")
+    teach(
+        model, training, settings=settings, task=task, output=output, own=own, device=where,
+        publish=_Publisher(task, kinds, training, record, output, own, where),
+    )  # fmt: skip
 
 
 class _Publisher:

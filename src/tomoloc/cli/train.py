@@ -13,19 +13,21 @@ import numpy as np
 from cyclopts import App, Parameter
 
 from tomoloc.cli.segmentation import segmentation
-from tomoloc.cli.sources import Data, read_annotated, read_data
+from tomoloc.cli.sources import Data, read_data
 from tomoloc.cli.template_learning import template_learning
 from tomoloc.cli.training import (
     JUDGED,
     RING,
     Several,
+    check_numbers,
     find_start,
     fine_settings,
     is_distractor,
     read_diameters,
+    read_sources,
     score_lines,
     take_up,
-    warn_if_all_is_learned,
+    teach,
 )
 
 if TYPE_CHECKING:
@@ -106,8 +108,7 @@ def embedding(
     from tomoloc.train.loop import TrainSettings, make_encoder
     from tomoloc.train.loop import train as train_network
 
-    if jobs < 0 or patience < 0 or seed < 0:
-        raise ValueError("--jobs, --patience and --seed must not be negative")
+    check_numbers(jobs=jobs, patience=patience, seed=seed)
     where = resolve_device(device)
     first = load_model(find_model(start)) if start is not None else None
     if first is not None and voxel_spacing not in {None, first.voxel_spacing}:
@@ -244,31 +245,16 @@ def centroid(
     from tomoloc.nn.device import resolve_device
     from tomoloc.nn.stored import StoredModel, save_model
     from tomoloc.pickers.centroid import Kinds
-    from tomoloc.progress import show_progress
     from tomoloc.train.heat import HeatTask
-    from tomoloc.train.loop import train as train_network
 
-    if jobs < 0 or patience < 0 or seed < 0:
-        raise ValueError("--jobs, --patience and --seed must not be negative")
-    if (particles is None) != (tomograms is None):
-        raise ValueError("--particles and --tomograms belong together: give both")
+    check_numbers(jobs=jobs, patience=patience, seed=seed)
     check_writable(output.parent)
     where = resolve_device(device)
     first = find_start(start)
-    marked: list[Sample] = []
-    if particles is not None and tomograms is not None:
-        marked = read_annotated(
-            particles, tomograms, voxel_spacing=tomogram_spacing, contrast=contrast
-        )
-    training = read_data(
-        data or [],
-        validation,
-        seed=seed,
-        jobs=jobs,
-        apart=False,
-        annotated=marked,
-        ratio=ratio,
-    )
+    training = read_sources(
+        data, validation, particles=particles, tomograms=tomograms, ratio=ratio, seed=seed,
+        tomogram_spacing=tomogram_spacing, contrast=contrast, jobs=jobs,
+    )  # fmt: skip
     names, sizes = _find_kinds(training, labels, diameter)
     spacing = voxel_spacing or (10.0 if first is None else first.voxel_spacing)
     task = HeatTask(
@@ -304,7 +290,6 @@ def centroid(
     take_up(output, own, record, overwrite=overwrite)
     judged = [task.prepare(sample) for sample in training.few(JUDGED)]
     power = np.mean([local_spectrum(sample.data) for sample in judged], axis=0)
-    warn_if_all_is_learned(training)
 
     def publish(found: nn.Module, report: Report) -> None:
         scores = report.validation
@@ -325,18 +310,10 @@ def centroid(
         _draw(task.find(model.network, judged[0]), judged[0], kinds, own, report.step, spacing)
         save_model(output, model)
 
-    with show_progress(sys.stderr.isatty()):
-        train_network(
-            network,
-            training.source,
-            settings=settings,
-            folder=own,
-            task=task,
-            validation=training.held_out,
-            device=where,
-            publish=publish,
-        )
-    sys.stdout.write(f"{output}\n")
+    teach(
+        network, training, settings=settings, task=task, output=output, own=own, device=where,
+        publish=publish,
+    )  # fmt: skip
 
 
 def _find_kinds(

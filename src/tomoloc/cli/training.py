@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from cyclopts import Parameter
 
-from tomoloc.cli.sources import Data
+from tomoloc.cli.sources import Data, read_annotated, read_data
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from tomoloc.nn.stored import StoredModel
-    from tomoloc.train.loop import Report, TrainSettings
+    from tomoloc.train.loop import Report, Task, TrainSettings
     from tomoloc.train.patches import Patching
     from tomoloc.types import Sample
 
-__all__ = ["JUDGED", "RING", "Several", "find_start", "fine_settings", "is_distractor"]
-__all__ += ["read_diameters", "score_lines", "take_up", "warn_if_all_is_learned"]
+__all__ = ["JUDGED", "RING", "Several", "check_numbers", "find_start", "fine_settings"]
+__all__ += ["is_distractor", "read_diameters", "read_sources", "score_lines", "take_up", "teach"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +34,37 @@ JUDGED = 3
 """Samples that thresholds are chosen on, where none are held out."""
 RING = 48
 """Samples that batches are cut from, at most."""
+
+
+def check_numbers(*, jobs: int, patience: int, seed: int) -> None:
+    """Refuse numbers that make no sense."""
+    if jobs < 0 or patience < 0 or seed < 0:
+        raise ValueError("--jobs, --patience and --seed must not be negative")
+
+
+def read_sources(
+    data: Sequence[str] | None,
+    validation: Sequence[str] | None,
+    *,
+    particles: Path | None,
+    tomograms: Sequence[Path] | None,
+    tomogram_spacing: float | None,
+    contrast: Literal["auto", "dark", "light"],
+    ratio: Sequence[int] | None,
+    seed: int,
+    jobs: int,
+) -> Data:
+    """Find what a network is to learn from: samples, recipes and marked tomograms."""
+    if (particles is None) != (tomograms is None):
+        raise ValueError("--particles and --tomograms belong together: give both")
+    annotated: list[Sample] = []
+    if particles is not None and tomograms is not None:
+        annotated = read_annotated(
+            particles, tomograms, voxel_spacing=tomogram_spacing, contrast=contrast
+        )
+    return read_data(
+        data or [], validation, seed=seed, jobs=jobs, apart=False, annotated=annotated, ratio=ratio
+    )
 
 
 def find_start(word: str) -> StoredModel | None:
@@ -86,20 +120,45 @@ def fine_settings(
     )
 
 
-def warn_if_all_is_learned(training: Data) -> None:
-    """Say what follows where nothing is held out."""
-    if not training.held_out:
-        logger.warning(
-            "nothing is held out: thresholds follow from what is trained on; --validation helps"
-        )
-
-
 def score_lines(report: Report) -> list[str]:
     """Write the scores of the last validation as rows of a table."""
     if report.validation is None:
         return ["\nNothing was held out, so that it is not known how good it is."]
     values = report.validation._asdict().items()
     return ["\n| on held-out samples | |", "|---|---|", *(f"| {k} | {v:.3f} |" for k, v in values)]
+
+
+def teach(
+    network: nn.Module,
+    training: Data,
+    *,
+    settings: TrainSettings,
+    task: Task,
+    output: Path,
+    own: Path,
+    device: str,
+    publish: Callable[[nn.Module, Report], None],
+) -> None:
+    """Train a network, and print where the model is."""
+    from tomoloc.progress import show_progress
+    from tomoloc.train.loop import train
+
+    if not training.held_out:
+        logger.warning(
+            "nothing is held out: thresholds follow from what is trained on; --validation helps"
+        )
+    with show_progress(sys.stderr.isatty()):
+        train(
+            network,
+            training.source,
+            settings=settings,
+            folder=own,
+            task=task,
+            validation=training.held_out,
+            device=device,
+            publish=publish,
+        )
+    sys.stdout.write(f"{output}\n")
 
 
 def take_up(output: Path, own: Path, record: dict[str, Any], *, overwrite: bool) -> None:

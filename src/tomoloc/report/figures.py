@@ -28,10 +28,17 @@ if TYPE_CHECKING:
     from tomoloc.evaluate import Result
 
 __all__ = [
+    "contrast_range",
+    "cut_patch",
+    "draw_circles",
     "draw_montage",
     "draw_precision_recall",
+    "draw_scale_bar",
     "draw_score_histogram",
+    "draw_slice",
     "draw_slices",
+    "label_panel",
+    "scale_bar_length",
 ]
 
 FloatArray = NDArray[np.floating[Any]]
@@ -187,6 +194,7 @@ def draw_circles(
     norm: Normalize,
     right: NDArray[np.bool_] | None,
 ) -> None:
+    """Draw the particles that the slice cuts, in the colours of their scores; wrong ones dotted."""
     places, near = _in_plane(tomogram, particles.position, plane, radius)
     score = np.ones(len(particles)) if particles.score is None else np.asarray(particles.score)
     solid = near if right is None else near & right
@@ -216,6 +224,7 @@ def _draw_missed(
 
 
 def label_panel(axes: Axes, text: str) -> None:
+    """Write a few words into the upper left corner of a picture."""
     axes.text(
         0.012,
         0.985,
@@ -238,6 +247,7 @@ def scale_bar_length(extent: float) -> float:
 
 
 def draw_scale_bar(axes: Axes, tomogram: Tomogram) -> None:
+    """Draw a bar of a round length into the lower right corner of a slice across z."""
     _, height, width = tomogram.shape
     length = scale_bar_length(width * tomogram.voxel_spacing)
     voxels = length / tomogram.voxel_spacing
