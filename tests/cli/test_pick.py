@@ -409,14 +409,19 @@ def test_picks_again_from_saved_scores(picked, samples, run, tmp_path):
 def test_several_templates_compete(samples, run, tmp_path):
     words = ("--template", "builtin:58", "--template", "builtin:4", "--label", "knot,disc")
     more = ("--symmetry", "D4,C4", "--angular-step", 40)
-    assert run(*tomograms(samples), "-o", tmp_path, *words, *more, "--save-scores")[0] == 0
-    found = read_table(tmp_path / "knot_000.star").particles
+    assert (
+        run(samples / "knot_000" / "tomogram.mrc", "-o", tmp_path, *words, *more, "--save-scores")[
+            0
+        ]
+        == 0
+    )
+    found = read_table(tmp_path / "tomogram.star").particles
     assert set(found.labels) <= {"knot", "disc"}
     knots = np.asarray(found.label) == "knot"
     assert knots.sum() >= 5
     assert knots.mean() > 0.6
-    assert (tmp_path / "knot_000.disc.scores.mrc").is_file()
-    made = record(tmp_path / "knot_000.star")
+    assert (tmp_path / "tomogram.disc.scores.mrc").is_file()
+    made = record(tmp_path / "tomogram.star")
     assert made["parameters"]["template"] == ["builtin:58", "builtin:4"]
     assert set(made["results"]["threshold"]) == {"knot", "disc"}
 

@@ -175,7 +175,11 @@ def test_ctf_correction_is_as_stated(correction: str) -> None:
     tomogram = Tomogram(data=data, voxel_spacing=SPACING, tilt_series=series)
     best = {
         stated: TemplatePicker(
-            template=structure, angular_step=30, symmetry="D2", ctf_correction=stated
+            template=structure,
+            angular_step=30,
+            symmetry="D2",
+            ctf_correction=stated,
+            exhaustive=True,
         )
         .score(tomogram)
         .data[0, 21:24, 21:24, 21:24]
