@@ -173,7 +173,9 @@ def test_each_label_has_a_panel_with_its_own_picks(tomogram):
         label=["one"] * 3 + ["two"] * 5 + ["three"],
         score=np.linspace(0.5, 1, 9),
     )
-    figure = draw_labels(tomogram, picks, diameter=40)
+    figure = draw_labels(tomogram, picks, diameters={"one": 40.0, "two": 60.0, "three": 20.0})
     panels = [axes for axes in figure.axes if axes.images]
     assert [axes.texts[0].get_text() for axes in panels] == ["one: 3", "three: 1", "two: 5"]
     assert circles(figure) == [3, 1, 5]
+    sizes = [np.ptp(axes.collections[0].get_paths()[0].vertices[:, 0]) for axes in panels]
+    np.testing.assert_allclose(sizes, [4, 2, 6], rtol=1e-6)

@@ -279,8 +279,10 @@ class _Run:
             files |= label_files(table, picks.segments, legend=legend, tomogram=tomogram)
         _write(picks, record, tomogram, table=table, files=files)
         thresholds = ", ".join(dict.fromkeys(f"{value:.4g}" for value in picks.threshold))
-        message = "%s: %d particles above %s in %.1f s"
-        logger.info(message, name, results["n_particles"], thresholds, results["seconds"])
+        # Points along filaments are no particles.
+        counts = picks.summary.get("count", {"particles": results["n_particles"]})
+        found = ", ".join(f"{number} {label}" for label, number in counts.items())
+        logger.info("%s: %s above %s in %.1f s", name, found, thresholds, results["seconds"])
         return table
 
 

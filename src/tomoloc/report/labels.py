@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -22,7 +24,7 @@ _COLUMNS = 4
 
 
 def draw_labels(
-    tomogram: Tomogram, particles: Particles, *, diameter: float, title: str = ""
+    tomogram: Tomogram, particles: Particles, *, diameters: Mapping[str, float], title: str = ""
 ) -> Figure:
     """Draw the central slice once for each label, with a circle around each of its particles.
 
@@ -32,8 +34,8 @@ def draw_labels(
         Shown as it is.
     particles : Particles
         Picks of this tomogram. Of many labels, the 24 with the most picks are drawn.
-    diameter : float
-        Of the particles, in angstrom.
+    diameters : mapping of str to float
+        Of the particles of each label, in angstrom.
     title : str
         Above the picture.
 
@@ -58,12 +60,15 @@ def draw_labels(
     figure.suptitle(title, fontsize=11)
     score = np.ones(len(particles)) if particles.score is None else np.asarray(particles.score)
     norm = Normalize(*((score.min(), score.max() + 1e-6) if len(score) else (0, 1)))
-    thickness = float(np.clip(diameter / 4, 3 * tomogram.voxel_spacing, diameter))
+    diameter = float(np.median([diameters[name] for name in shown])) if shown else 0.0
+    thickness = float(
+        np.clip(diameter / 4, 3 * tomogram.voxel_spacing, 15 * tomogram.voxel_spacing)
+    )
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, name in zip(panels, shown, strict=False):
         own = particles[label == name]
         draw_slice(axes, tomogram, (0, 1), thickness=thickness, smoothing=diameter / 24)
-        draw_circles(axes, tomogram, own, (0, 1), diameter / 2, norm, None)
+        draw_circles(axes, tomogram, own, (0, 1), diameters[name] / 2, norm, None)
         label_panel(axes, f"{name or 'particle'}: {len(own)}")
     for axes in panels[len(shown) :]:
         axes.set_axis_off()

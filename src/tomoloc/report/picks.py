@@ -117,6 +117,15 @@ def _diameter(run: Run) -> float | None:
     return found if found and found > 0 else None
 
 
+def _label_diameters(run: Run, usual: float) -> dict[str, float]:
+    """Diameter of each label's particles, where the run states one for each of them."""
+    stated, labels = run.value("results", "diameter"), run.value("results", "threshold")
+    each = {}
+    if isinstance(stated, list) and isinstance(labels, dict) and len(stated) == len(labels):
+        each = dict(zip(labels, map(float, stated), strict=True))
+    return {name: each.get(name) or usual for name in run.particles.labels}
+
+
 # ---------------------------------------------------------------------------------------- truth
 
 
@@ -352,7 +361,12 @@ def _run_section(
         if len(run.particles.labels) > 1:
             blocks.append(
                 Picture.of(
-                    draw_labels(tomogram, run.particles, diameter=wide, title=run.name),
+                    draw_labels(
+                        tomogram,
+                        run.particles,
+                        diameters=_label_diameters(run, wide),
+                        title=run.name,
+                    ),
                     name=f"{run.name}_labels",
                     caption="The central slice once for each label, with the number of its picks.",
                     wide=True,
