@@ -1,8 +1,9 @@
 """Make of a trained model what tomoloc ships: python training/release.py MODEL -o FOLDER.
 
 The model is calibrated on scenes of complexes that it has never met, as training/general.py makes
-them: the table [calibration] of config.toml turns similarities into probabilities. Its weights are
-rounded to 16 bits, and training/general/card.md goes with it.
+them: the table [calibration] of config.toml turns similarities into probabilities, and the table
+[ranges] tells how large its activations become, for arithmetic in 8 bits. Its weights are rounded
+to 16 bits, and training/general/card.md goes with it.
 """
 
 from __future__ import annotations
@@ -14,14 +15,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from general import FOLDER, NEVER_TRAINED_ON, Groups
+from numpy.typing import NDArray
 
+from tomoloc.features.learned import RANGES
+from tomoloc.nn.int8 import measure_ranges
 from tomoloc.nn.stored import load_model, save_model
 from tomoloc.pickers.calibration import calibrate
+from tomoloc.train.frames import frame
 from tomoloc.types import Sample
 
 FIRST_COMPLEX = NEVER_TRAINED_ON + 5_000_000
 """Others than those of validation while training."""
+RANGE_GROUPS = 2
 
 
 def make_samples(groups: int, seed: int) -> Iterator[Sample]:
@@ -31,6 +38,10 @@ def make_samples(groups: int, seed: int) -> Iterator[Sample]:
     )
     for number in range(groups):
         yield from maker(number)
+
+
+def _frame(sample: Sample) -> NDArray[np.float16]:
+    return frame(sample.tomogram, voxel_spacing=10.0, least=(80, 80, 80)).data
 
 
 def main() -> None:
@@ -46,6 +57,8 @@ def main() -> None:
     model = replace(load_model(given.model), card=(FOLDER / "card.md").read_text("utf-8"))
     save_model(given.output, model, half=True)
     model = load_model(given.output)
+    ranges = measure_ranges(model.network, map(_frame, make_samples(RANGE_GROUPS, given.seed)))
+    model = replace(model, config={**model.config, RANGES: ranges})
     found = calibrate(model, make_samples(given.groups, given.seed), device=given.device)
     rounded = {name: round(value, 4) for name, value in found.to_dict().items()}
     config = {**model.config, "calibration": rounded}

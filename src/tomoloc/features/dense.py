@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tomoloc.arrays import allocate, release
 from tomoloc.nn.encoder import DenseNetwork
+from tomoloc.nn.int8 import Int8Network
 from tomoloc.progress import progress
 from tomoloc.tiling import Shape, Slices, Tile, Tiling, read_mirrored
 
@@ -36,7 +37,7 @@ class DenseRun:
 
     Parameters
     ----------
-    network : DenseNetwork
+    network : DenseNetwork or Int8Network
         Fused, on its device, in the precision to compute in.
     data : ndarray, shape (z, y, x)
         May be memory-mapped.
@@ -46,7 +47,7 @@ class DenseRun:
         Memory that the tensors of one tile take, about.
     """
 
-    network: DenseNetwork
+    network: DenseNetwork | Int8Network
     data: NDArray[Any]
     median: float
     deviation: float
@@ -144,10 +145,6 @@ class DenseRun:
             target.append(slice(low - margin, low - margin + count))
         return (inner[0], inner[1], inner[2]), (target[0], target[1], target[2])
 
-    @property
-    def _weight(self) -> Tensor:
-        return self.network.heads.weight
-
     def _level_shape(self, level: int) -> Shape:
         step = 2 ** (level + 1)
         around = 2 * self.margin
@@ -164,7 +161,7 @@ class DenseRun:
 
     def _points(self, numbers: int) -> int:
         """Points of a tile that needs so many numbers for each."""
-        return max(self.tile_bytes // (numbers * self._weight.element_size()), 1)
+        return max(self.tile_bytes // (numbers * self.network.point_type.itemsize), 1)
 
     def _voxels(self, start: Shape, stop: Shape) -> Tensor:
         first, end = _shifted(start, -self.margin), _shifted(stop, -self.margin)
@@ -173,7 +170,7 @@ class DenseRun:
         block -= self.median
         block /= self.deviation
         x = torch.from_numpy(block)[None, None]
-        return x.to(self._weight.device, self._weight.dtype)
+        return x.to(self.network.device, self.network.voxel_type)
 
     def _finish(self, answer: Tensor) -> NDArray[np.float16]:
         """Section by section, in half precision."""
@@ -184,22 +181,22 @@ class DenseRun:
 
     def _room(self, level: int) -> _Points:
         shape = (*self._level_shape(level), self.network.widths[level])
-        weight = self._weight
-        if weight.device.type != "cpu" and self._fits_on_device():
-            return _Points(torch.empty(shape, dtype=weight.dtype, device=weight.device))
+        kind, device = self.network.point_type, self.network.device
+        if device.type != "cpu" and self._fits_on_device():
+            return _Points(torch.empty(shape, dtype=kind, device=device))
         # NumPy has no name for every type of number: bytes do
-        raw = allocate((*shape[:3], shape[3] * weight.element_size()), np.uint8)
-        return _Points(torch.from_numpy(raw).view(weight.dtype), raw)
+        raw = allocate((*shape[:3], shape[3] * kind.itemsize), np.uint8)
+        return _Points(torch.from_numpy(raw).view(kind), raw)
 
     def _fits_on_device(self) -> bool:
-        free, _ = torch.cuda.mem_get_info(self._weight.device)
+        free, _ = torch.cuda.mem_get_info(self.network.device)
         points = np.prod(self._level_shape(0), dtype=float)
-        needed = 2 * self.network.widths[0] * self._weight.element_size() * points
+        needed = 2 * self.network.widths[0] * self.network.point_type.itemsize * points
         return bool(needed < free / 2)
 
     def _load(self, points: _Points, start: Shape, stop: Shape) -> Tensor:
         z, y, x = (slice(a, b) for a, b in zip(start, stop, strict=True))
-        block = points.values[z, y, x].permute(3, 0, 1, 2)[None].to(self._weight.device)
+        block = points.values[z, y, x].permute(3, 0, 1, 2)[None].to(self.network.device)
         block = block.contiguous(memory_format=torch.channels_last_3d)
         points.release()
         return block

@@ -205,7 +205,7 @@ def segment(
 
 def _fold(bank: Bank, models: Sequence[Foreground]) -> tuple[Bank, Sequence[Foreground]]:
     """Let linear filters give the components at once: these are fewer."""
-    if not isinstance(bank, PatchBank) or bank.magnitude:
+    if not isinstance(bank, PatchBank):
         return bank, models
     first = models[0]
     if any(not np.array_equal(model.axes, first.axes) for model in models):

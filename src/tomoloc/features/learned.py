@@ -20,6 +20,7 @@ from tomoloc.features.dense import DenseRun
 from tomoloc.features.windows import WindowRun
 from tomoloc.nn.device import resolve_device
 from tomoloc.nn.encoder import DenseEncoder, DenseNetwork, HeatNetwork
+from tomoloc.nn.int8 import Int8Network, computes_in_int8
 from tomoloc.nn.stored import StoredModel
 from tomoloc.nn.window import WindowEncoder
 from tomoloc.physics.contrast import robust_scale
@@ -31,6 +32,10 @@ __all__ = ["LearnedFeatures", "choose_spacing", "computes_in_bfloat16", "fit_tom
 __all__ += ["tile_bytes"]
 
 logger = logging.getLogger(__name__)
+
+Precision = Literal["auto", "int8", "bfloat16", "float32"]
+RANGES = "ranges"
+"""Table of a model's config: of its activations, for int8."""
 
 _SAME_SPACING = 0.02
 """Spacings that differ by less are one: it moves no particle's edge by half a voxel."""
@@ -51,15 +56,17 @@ class LearnedFeatures:
     model : StoredModel
         As `tomoloc.nn.stored.load_model` reads it.
     device : {"auto", "cpu", "cuda"}
-    precision : {"auto", "bfloat16", "float32"}
-        Of the arithmetic; auto takes bfloat16 where the machine computes in it.
+    precision : {"auto", "int8", "bfloat16", "float32"}
+        Of the arithmetic. Auto takes integers of 8 bits where the processor is made for them and
+        the model tells the ranges of its activations, or else bfloat16 where the machine computes
+        in it.
     tile_bytes : int, optional
         Memory for what is computed at one time; less is slower.
     """
 
     model: StoredModel
     device: str = "auto"
-    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    precision: Precision = "auto"
     tile_bytes: int | None = None
 
     @property
@@ -209,10 +216,11 @@ class LearnedFeatures:
 
     def _run(self, data: NDArray[Any], scale: tuple[float, float]) -> DenseRun | WindowRun:
         release(data)
-        if isinstance(self._network, WindowEncoder):
-            return WindowRun(network=self._network, data=data)
+        network = self._engine
+        if isinstance(network, WindowEncoder):
+            return WindowRun(network=network, data=data)
         return DenseRun(
-            network=self._network,
+            network=network,
             data=data,
             median=scale[0],
             deviation=scale[1],
@@ -241,22 +249,40 @@ class LearnedFeatures:
     def _network(self) -> DenseEncoder | HeatNetwork | WindowEncoder:
         network = self.model.network
         if isinstance(network, DenseEncoder | HeatNetwork):
-            network = network.fuse()
-        elif isinstance(network, WindowEncoder):
-            network = copy.deepcopy(network).eval()
-        else:
-            raise ValueError(
-                f"the model {self.model.name} has a {type(network).__name__} and gives no vectors:"
-                " use it with the method that it was trained for"
-            )
-        half = self.precision == "bfloat16" or (
-            self.precision == "auto" and computes_in_bfloat16(self._device)
+            return network.fuse()
+        if isinstance(network, WindowEncoder):
+            return copy.deepcopy(network).eval()
+        raise ValueError(
+            f"the model {self.model.name} has a {type(network).__name__} and gives no vectors:"
+            " use it with the method that it was trained for"
         )
-        network.to(self._device, torch.bfloat16 if half else torch.float32)
+
+    @cached_property
+    def _engine(self) -> DenseEncoder | HeatNetwork | Int8Network | WindowEncoder:
+        """What computes: the network on its device, in its precision."""
+        network = self._network
+        precision = self._choose_precision()
+        if precision == "int8" and not isinstance(network, WindowEncoder):
+            return Int8Network(network, self.model.config[RANGES])
+        kind = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        network = copy.deepcopy(network).to(self._device, kind)
         for weight in network.parameters():
             if weight.ndim == 5:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
         return network
+
+    def _choose_precision(self) -> Precision:
+        if self.precision not in {"auto", "int8"}:
+            return self.precision
+        fit = RANGES in self.model.config and self._device == "cpu" and computes_in_int8()
+        if fit:
+            return "int8"
+        if self.precision == "int8":
+            raise ValueError(
+                "int8 wants a processor with VNNI instructions and a model that tells the ranges of"
+                " its activations: leave precision at auto"
+            )
+        return "bfloat16" if computes_in_bfloat16(self._device) else "float32"
 
 
 def choose_spacing(voxel_spacing: float, *, wanted: float) -> float:

@@ -85,6 +85,21 @@ class DenseNetwork(nn.Module):
             self.hidden = _Hidden(first, self.widths[1], head, outputs)
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.heads.weight.device
+
+    @property
+    def voxel_type(self) -> torch.dtype:
+        """Of the numbers that it takes."""
+        return self.heads.weight.dtype
+
+    @property
+    def point_type(self) -> torch.dtype:
+        """Of the numbers that one level hands to the next."""
+        return self.heads.weight.dtype
+
+    @property
     def stride(self) -> int:
         """Voxels from one output point to the next."""
         return 2
