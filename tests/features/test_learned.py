@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from tomoloc.features.candidates import look_up
 from tomoloc.features.learned import LearnedFeatures
 from tomoloc.nn.encoder import DenseEncoder
+from tomoloc.nn.int8 import computes_in_int8, measure_ranges
 from tomoloc.nn.stored import StoredModel
 from tomoloc.physics.contrast import standardise
 from tomoloc.physics.filters import rescale
@@ -130,6 +132,23 @@ def test_half_precision_is_close():
     assert np.quantile(cosine, 0.01) > 0.98
 
 
+@pytest.mark.skipif(not computes_in_int8(), reason="the processor has no VNNI")
+def test_a_model_that_tells_its_ranges_computes_in_int8():
+    model, tomogram = make_model(), make_tomogram()
+    ranges = measure_ranges(model.network, [standardise(tomogram.data)])
+    told = replace(model, config={"ranges": ranges})
+    exact, auto, asked = (
+        LearnedFeatures(model=m, device="cpu", precision=p).embed(tomogram).data
+        for m, p in ((told, "float32"), (told, "auto"), (told, "int8"))
+    )
+    np.testing.assert_array_equal(auto, asked)
+    assert not np.array_equal(auto, exact)
+    cosine = (auto[:5].astype(float) * exact[:5]).sum(axis=0)
+    assert np.quantile(cosine, 0.01) > 0.95
+    with pytest.raises(ValueError, match="leave precision at auto"):
+        LearnedFeatures(model=model, device="cpu", precision="int8").embed(tomogram)
+
+
 @pytest.mark.parametrize("spacing", [7.3, 13.48])
 def test_other_spacings_are_rescaled(spacing):
     features = LearnedFeatures(model=make_model(), device="cpu")
@@ -175,6 +194,7 @@ PEAK = """
 import re, sys, numpy as np, torch
 from tomoloc.features.learned import LearnedFeatures
 from tomoloc.nn.encoder import DenseEncoder
+from tomoloc.nn.int8 import computes_in_int8, measure_ranges
 from tomoloc.nn.stored import StoredModel
 from tomoloc.types import Tomogram
 import tomoloc.arrays

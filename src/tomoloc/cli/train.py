@@ -28,6 +28,7 @@ from tomoloc.cli.training import (
     score_lines,
     take_up,
     teach,
+    with_ranges,
 )
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def embedding(
         validate_every=250,
     )
     training = read_data(data, validation, seed=seed, jobs=jobs)
-    held_out = training.held_out
+    held_out, judged = training.held_out, training.few(JUDGED)
     record = {"data": data, "from": str(start or ""), "seed": seed}
     record["voxel_spacing"] = settings.voxel_spacing
     own = output.with_name(f"{output.name}.training")
@@ -142,6 +143,7 @@ def embedding(
             config={"training": {**record, **report.to_dict()}},
             card=_card(record, report),
         )
+        model = with_ranges(model, judged)
         save_model(output, _calibrated(model, held_out, where))
 
     with show_progress(sys.stderr.isatty()):
@@ -288,7 +290,8 @@ def centroid(
     record |= {"ratio": ratio} if ratio else {}
     own = output.with_name(f"{output.name}.training")
     take_up(output, own, record, overwrite=overwrite)
-    judged = [task.prepare(sample) for sample in training.few(JUDGED)]
+    few = training.few(JUDGED)
+    judged = [task.prepare(sample) for sample in few]
     power = np.mean([local_spectrum(sample.data) for sample in judged], axis=0)
 
     def publish(found: nn.Module, report: Report) -> None:
@@ -308,7 +311,7 @@ def centroid(
             card=_heat_card(record, report, kinds),
         )
         _draw(task.find(model.network, judged[0]), judged[0], kinds, own, report.step, spacing)
-        save_model(output, model)
+        save_model(output, with_ranges(model, few))
 
     teach(
         network, training, settings=settings, task=task, output=output, own=own, device=where,

@@ -7,6 +7,7 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["JUDGED", "RING", "Several", "check_numbers", "find_start", "fine_settings"]
 __all__ += ["is_distractor", "read_diameters", "read_sources", "score_lines", "take_up", "teach"]
+__all__ += ["with_ranges"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +74,23 @@ def find_start(word: str) -> StoredModel | None:
     from tomoloc.nn.stored import find_model, load_model
 
     return None if word == "none" else load_model(find_model(word))
+
+
+def with_ranges(model: StoredModel, judged: Sequence[Sample]) -> StoredModel:
+    """Tell the ranges of a model's activations, so that it is fast on processors made for int8."""
+    from tomoloc.features.learned import RANGES
+    from tomoloc.nn.encoder import DenseNetwork
+    from tomoloc.nn.int8 import measure_ranges
+    from tomoloc.train.frames import frame
+
+    if not judged or not isinstance(model.network, DenseNetwork):
+        return model
+    least = (model.network.period,) * 3
+    volumes = (
+        frame(sample.tomogram, voxel_spacing=model.voxel_spacing, least=least).data
+        for sample in judged[:JUDGED]
+    )
+    return replace(model, config={**model.config, RANGES: measure_ranges(model.network, volumes)})
 
 
 def is_distractor(sample: Sample, label: str) -> bool:

@@ -24,7 +24,15 @@ from torch.nn.functional import conv3d
 
 from tomoloc.features.scales import SCALES, ScaleSpace
 
-__all__ = ["BANKS", "Bank", "InvariantBank", "FourierBank", "PatchBank", "gabor_filters", "make_bank"]
+__all__ = [
+    "BANKS",
+    "Bank",
+    "FourierBank",
+    "InvariantBank",
+    "PatchBank",
+    "gabor_filters",
+    "make_bank",
+]
 
 Array = NDArray[np.float32]
 
@@ -111,7 +119,12 @@ class FourierBank:
 
 @njit(parallel=True, cache=True, fastmath=True)
 def _find_magnitudes(
-    tile: Array, cosine: Array, sine: Array, row: NDArray[np.intp], own: NDArray[np.intp], out: Array
+    tile: Array,
+    cosine: Array,
+    sine: Array,
+    row: NDArray[np.intp],
+    own: NDArray[np.intp],
+    out: Array,
 ) -> None:
     """Transform along z, then along y, then along x: far fewer products than at once.
 

@@ -29,6 +29,8 @@ _QUANTILE = 0.99999
 """Of the activations of a volume, beyond which they are cut."""
 _SAMPLE = 1 << 21
 """Activations of a volume that the quantile is taken of, about."""
+_CLIP = 20.0
+"""Deviations beyond which a voxel is no protein."""
 _SIDE = 128
 """Voxels of a volume's middle, at most, along an axis."""
 _MOST, _MOST_SIGNED = 255, 127
@@ -48,8 +50,8 @@ def measure_ranges(network: DenseNetwork, volumes: Iterable[NDArray[Any]]) -> di
     Returns
     -------
     dict of str to float
-        Names of layers and the largest value that is kept. What is larger by far and rare, such as
-        gold gives, is cut.
+        Names of layers and the largest value that is kept. What is larger and rare is cut, as is
+        what only voxels of more than 20 deviations give, such as gold.
 
     Raises
     ------
@@ -85,7 +87,8 @@ def _middle(volume: NDArray[Any], period: int) -> Tensor:
         raise ValueError(f"a volume of {volume.shape} voxels is smaller than {period} a side")
     first = [(n - side) // 2 for n, side in zip(volume.shape, sides, strict=True)]
     part = volume[tuple(slice(a, a + n) for a, n in zip(first, sides, strict=True))]
-    return torch.from_numpy(np.asarray(part, dtype=np.float32).copy())[None, None]
+    part = np.clip(np.asarray(part, dtype=np.float32), -_CLIP, _CLIP)
+    return torch.from_numpy(part)[None, None]
 
 
 def _is_block(name: str) -> bool:
@@ -140,7 +143,7 @@ class Int8Network:
         self.stride, self.period, self.outputs = network.stride, network.period, network.outputs
         self.reach_down, self.reach_up = network.reach_down, network.reach_up
         self.finish = network.finish
-        modules = dict(network.named_modules())
+        modules: dict[str, Any] = dict(network.named_modules())
         self._blocks: dict[str, list[_Block]] = {}
         self._reduce: list[_Convolution] = []
         self._enlarge: list[_Convolution] = []
@@ -176,9 +179,7 @@ class Int8Network:
             self._beside = _Convolution.of(
                 hidden.coarse, scale=self._coarse(0), out=self._signed("hidden.coarse"), signed=True
             )
-            self._last = _Convolution.of(
-                hidden.last, scale=self._scale("hidden.last:in"), out=None
-            )
+            self._last = _Convolution.of(hidden.last, scale=self._scale("hidden.last:in"), out=None)
 
     def descend(self, x: Tensor, *, level: int) -> Tensor:
         """See `DenseNetwork.descend`; voxels are float32, points uint8."""
@@ -224,7 +225,7 @@ class Int8Network:
             x = block(x)
         return x
 
-    def _make_blocks(self, name: str, scale: float, modules: Mapping[str, nn.Module]) -> None:
+    def _make_blocks(self, name: str, scale: float, modules: Mapping[str, Any]) -> None:
         """Make the residual blocks of a level; `scale` is that of what comes in."""
         made = self._blocks[name] = []
         for number in range(len(modules[name])):
