@@ -4,12 +4,14 @@
         [--threads N] [--json FILE]
 
 Two kinds of built-in complexes of different sizes, at once, in scenes with a third kind that nobody
-looks for, vesicles, gold and errors of alignment (`RECIPE`). Each run trains with `tomoloc train
-centroid` as a user would, and picks test tomograms with `tomoloc pick centroid`:
+looks for, vesicles, gold and errors of alignment (`TWO`); and shells of 1000 Å beside vesicles and
+large complexes, in voxels of 40 Å (`CAPSIDS`). Each run trains with `tomoloc train centroid` as a
+user would, and picks test tomograms with `tomoloc pick centroid`:
 
 * entropy, huber: from the shipped model, on two tomograms, with the one loss and the other
 * binary: balls instead of Gaussians (with the loss entropy)
 * scratch: from no model, on as many tomograms as --tomograms says
+* capsids, capsids-binary: Gaussians and balls in the other scene
 * zero-shot: the shipped model's map of centres, of any kind of particle, without training
 
 F1 at the threshold that the model states and at the best one, one to one within half a diameter,
@@ -26,6 +28,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import mrcfile
 import numpy as np
 import torch
 
@@ -40,7 +43,7 @@ from unseen.commands import call, simulate
 from unseen.machine import describe_machine
 from unseen.tables import print_table
 
-RECIPE = """
+TWO = """
 name = "two"
 
 [specimen]
@@ -81,11 +84,45 @@ shape = "sphere"
 count = 2
 diameter = [350, 500]
 """
+CAPSIDS = """
+name = "capsids"
+
+[specimen]
+shape = [44, 110, 120]
+voxel_spacing = 40.0
+border = "cut"
+
+[microscope]
+tilt_min = -60
+tilt_max = 60
+tilt_step = 3
+dose_e_per_a2 = 100
+defocus_um = [4.0, 6.0]
+shift_error = 3
+
+[[species]]
+structure = "SHELL"
+label = "capsid"
+count = 10
+
+[[species]]
+structure = { seed = 20, mass_kda = 9000 }
+label = "other"
+role = "distractor"
+count = 60
+
+[[membranes]]
+shape = "sphere"
+count = 3
+diameter = [1200, 1800]
+"""
 RUNS = {
-    "entropy": ("--loss", "entropy"),
-    "huber": ("--loss", "huber"),
-    "binary": ("--profile", "binary"),
-    "scratch": ("--from", "none"),
+    "entropy": ("two", "--loss", "entropy"),
+    "huber": ("two", "--loss", "huber"),
+    "binary": ("two", "--profile", "binary"),
+    "scratch": ("two", "--from", "none"),
+    "capsids": ("capsids", "--voxel-spacing", "40"),
+    "capsids-binary": ("capsids", "--voxel-spacing", "40", "--profile", "binary"),
 }
 GOAL = 3.0  # percent of the diameter
 
@@ -93,9 +130,11 @@ GOAL = 3.0  # percent of the diameter
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--tomograms", type=int, nargs="+", default=[2], help="of scratch")
+    parser.add_argument("--tomograms", type=int, nargs="+", default=[2, 3, 5], help="of scratch")
     parser.add_argument("--tests", type=int, default=3, help="tomograms")
-    parser.add_argument("--runs", nargs="+", choices=[*RUNS, "zero-shot"], default=[*RUNS])
+    parser.add_argument(
+        "--runs", nargs="+", choices=[*RUNS, "zero-shot"], default=[*RUNS, "zero-shot"]
+    )
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -106,31 +145,53 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         most = max(2, *given.tomograms)
-        data = simulate(folder, "two", RECIPE, most + given.tests)
-        train, tests = data[:most], data[most:]
+        write_shell(folder / "shell.mrc")
+        recipes = {"two": TWO, "capsids": CAPSIDS.replace("SHELL", str(folder / "shell.mrc"))}
+        wanted = {RUNS[run][0] for run in given.runs if run in RUNS} | {"two"}
+        data = {
+            name: simulate(folder, name, recipes[name], most + given.tests)
+            for name in sorted(wanted)
+        }
         if "zero-shot" in given.runs:
-            rows.append(zero_shot([read_sample(path) for path in tests]))
+            rows.append(zero_shot([read_sample(path) for path in data["two"][most:]]))
         for run in (run for run in given.runs if run in RUNS):
+            scene, *words = RUNS[run]
+            train, tests = data[scene][:most], data[scene][most:]
             for number in given.tomograms if run == "scratch" else [2]:
                 model = folder / f"{run}_{number}"
-                words = [*RUNS[run], "--steps", str(given.steps), "-o", str(model)]
+                rest = ["--steps", str(given.steps), "--patience", "0", "-o", str(model)]
                 start = perf_counter()
-                call("train", "centroid", "--data", *map(str, train[:number]), *words)
+                call("train", "centroid", "--data", *map(str, train[:number]), *words, *rest)
                 seconds = perf_counter() - start
                 scores = test(model, tests)
                 rows.append({"run": run, "tomograms": number, "seconds": seconds, **scores})
                 print(f"{rows[-1]}", file=sys.stderr, flush=True)
     print_table(
-        ["run", "tomograms", "F1", "best F1", "error (% of d)", "goal", "training (s)"],
+        ["run", "tomograms", "d (Å)", "F1", "best F1", "error (% of d)", "goal", "training (s)"],
         (
-            [r["run"], r["tomograms"], r["f1"], r["best_f1"], r["error"], GOAL, r["seconds"]]
+            [
+                r["run"], r["tomograms"], r["diameters"], r["f1"], r["best_f1"], r["error"], GOAL,
+                r["seconds"],
+            ]
             for r in rows
         ),
-    )
+    )  # fmt: skip
     if given.json:
         content = {"machine": describe_machine(), "steps": given.steps, "rows": rows}
         given.json.write_text(json.dumps(content, indent=1), "utf-8")
     return 0
+
+
+def write_shell(path: Path) -> None:
+    """Write the density of an empty capsid, 1000 Å across."""
+    spacing, sides = 20.0, (56, 56, 56)
+    middle = (np.array(sides) - 1) / 2
+    place = np.moveaxis(np.indices(sides), 0, -1) - middle
+    away = np.linalg.norm(place, axis=-1) * spacing
+    density = 1 / (1 + np.exp((np.abs(away - 465) - 35) / 8))
+    with mrcfile.new(path) as file:
+        file.set_data(density.astype(np.float32))
+        file.voxel_size = spacing
 
 
 def test(model: Path, tests: list[Path]) -> dict[str, float]:
@@ -154,6 +215,7 @@ def test(model: Path, tests: list[Path]) -> dict[str, float]:
         for name, picks in found.items()
     }
     return {
+        "diameters": ", ".join(f"{d:.0f}" for d in diameter.values()),
         "f1": float(np.nanmean([r.chosen.f1 for r in results["chosen"]])),
         "best_f1": float(np.nanmean([r.best.f1 for r in results["all"]])),
         "error": 100 * float(np.nanmean([r.chosen.rmse_diameters for r in results["chosen"]])),
@@ -177,6 +239,7 @@ def zero_shot(samples: list[Sample]) -> dict[str, Any]:
     return {
         "run": "zero-shot",
         "tomograms": 0,
+        "diameters": "",
         "f1": chosen.f1,
         "best_f1": result.best.f1,
         "error": float("nan"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["resolve_device"]
+__all__ = ["gains_from_bfloat16", "resolve_device"]
 
 
 def resolve_device(name: str) -> str:
@@ -22,3 +22,15 @@ def resolve_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return name
+
+
+def gains_from_bfloat16(device: str) -> bool:
+    """Whether training is faster in bfloat16 than in single precision.
+
+    Processors need matrix units for it: with AVX-512 alone, it takes 1.4 to 1.7 times as long.
+    """
+    import torch
+
+    if torch.device(device).type == "cpu":
+        return bool(getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16"))
+    return torch.cuda.is_bf16_supported()

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tomoloc.nn.device import gains_from_bfloat16
 from tomoloc.nn.encoder import DenseEncoder
 from tomoloc.progress import progress
 from tomoloc.train.augment import Augmentation, Augmenting, augment, draw_augmentations
@@ -411,7 +412,8 @@ class _Training:
         with torch.no_grad():
             data = augment(torch.from_numpy(batch.data).to(self.device), food.changes)[:, None]
         data = data.contiguous(memory_format=torch.channels_last_3d)
-        with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16):
+        kind, half = torch.device(self.device).type, gains_from_bfloat16(self.device)
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=half):
             output = self.task.run(self.model, data)
         loss, measures = self.task.losses(output, batch)
         if not bool(torch.isfinite(loss)):

@@ -13,6 +13,7 @@ from torch import nn
 
 from tomoloc.evaluate import evaluate_particles
 from tomoloc.localize import find_peaks
+from tomoloc.nn.device import gains_from_bfloat16
 from tomoloc.train.frames import STRIDE
 from tomoloc.train.patches import Prepared
 from tomoloc.types import FloatArray, Particles, ScoreMap
@@ -117,7 +118,8 @@ def run_whole(
     pads = [(around, around + -n % period) for n in sample.data.shape]
     data = np.pad(sample.data, pads, mode="symmetric").astype(np.float32)
     x = torch.from_numpy(data)[None, None].to(device, memory_format=torch.channels_last_3d)
-    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
+    kind, half = torch.device(device).type, gains_from_bfloat16(device)
+    with torch.autocast(kind, dtype=torch.bfloat16, enabled=half):
         found = model(x)
     first = around // STRIDE
     kept = tuple(slice(first, first + n // STRIDE) for n in sample.data.shape)
