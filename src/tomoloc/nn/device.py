@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = ["gains_from_bfloat16", "resolve_device"]
 
 
@@ -32,5 +34,6 @@ def gains_from_bfloat16(device: str) -> bool:
     import torch
 
     if torch.device(device).type == "cpu":
-        return bool(getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16"))
+        able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        return bool(able.get("amx_bf16"))
     return torch.cuda.is_bf16_supported()
