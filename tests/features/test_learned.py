@@ -289,7 +289,7 @@ def test_a_turned_tomogram_has_the_turned_embedding(averaging, axes):
         found, expected = (features.embed(t).data.astype(float) for t in (turned, tomogram))
         return np.abs(found - np.flip(expected, there)).max()
 
-    assert difference(averaging) < 4e-3
+    assert difference(averaging) < 2e-3
     assert difference(replace(averaging, flips=False)) > 0.1
 
 
@@ -305,7 +305,7 @@ def test_flips_leave_the_grid_alone(shape):
     np.testing.assert_array_equal(four.origin, once.origin)
     expected = np.mean([encode_turned(model, tomogram, axes) for axes in [(), *TURNS]], axis=0)
     expected[:5] /= np.linalg.norm(expected[:5], axis=0)
-    assert np.abs(four.data - expected).max() < 0.01
+    assert np.abs(four.data - expected).max() < 2e-3
     assert np.abs(once.data - expected).max() > 0.1
 
 

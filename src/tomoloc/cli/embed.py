@@ -265,6 +265,7 @@ class _Run:
             voxel_spacing=inputs["voxel_spacing"],
             contrast=inputs["contrast"],
             model=self.features.model.identity,
+            flips=self.features.flips,
         )
         with writing(record_path) as draft:
             draft.write_text(tomli_w.dumps(record), "utf-8")

@@ -178,8 +178,8 @@ class DenseRun:
         release(self.data)
         block -= self.median
         block /= self.deviation
-        x = torch.from_numpy(block)[None, None]
-        return x.to(self.network.device, self.network.voxel_type)
+        voxels = torch.from_numpy(block)[None, None]
+        return voxels.to(self.network.device, self.network.voxel_type)
 
     def _flip(self, place: tuple[slice, ...], size: Shape) -> Slices:
         """Where a part of something of the given size lies, seen from the other end."""
