@@ -84,8 +84,8 @@ class LearnedFeatures:
     def __post_init__(self) -> None:
         if self.flips and isinstance(self.model.network, WindowEncoder):
             raise ValueError(
-                f"flips is for dense networks; the model {self.model.name} looks at windows one by"
-                " one, four times of which would take too long"
+                f"flips is for dense networks; the model {self.model.name} looks at windows: leave"
+                " it out"
             )
 
     @property
