@@ -2,7 +2,7 @@
 
     python benchmarks/generalize.py --structures FOLDER [--model general|FOLDER]
         [--conditions NAME...] [--tomograms N] [--shots K...] [--template-matching N]
-        [--noise-only] [--de-novo] [--cache FOLDER] [--json FILE] [--picture FILE]
+        [--flips] [--noise-only] [--de-novo] [--cache FOLDER] [--json FILE] [--picture FILE]
 
 Seven proteins in each simulated tomogram, each protein in one at least of every condition:
 
@@ -70,7 +70,13 @@ class Bench:
     draws: int
     shots: Sequence[int]
     device: str
+    flips: bool
     seed: int
+
+    def embed(self, tomogram: Tomogram, *, model: StoredModel | None = None) -> Embedded:
+        """Embed a tomogram with a model, the trained one by default."""
+        model = model or self.models["embedding"]
+        return Embedded(tomogram=tomogram, model=model, device=self.device, flips=self.flips)
 
     def examples(
         self, sample: Sample, labels: Sequence[str], *, number: int, draw: int, shots: int = 1
@@ -102,10 +108,12 @@ def main() -> int:
         draws=given.draws,
         shots=given.shots,
         device=given.device,
+        flips=given.flips,
         seed=given.seed,
     )
     print(f"machine: {describe_machine()}")
-    print(f"model: {model.identity}; {len(proteins)} proteins; {given.draws} draws of examples\n")
+    print(f"model: {model.identity}; {len(proteins)} proteins; {given.draws} draws of examples")
+    print(f"embeddings: {'averaged over half turns' if given.flips else 'of one run each'}\n")
     kinds = ("picks", "detection", "template", "noise", "clusters")
     results: dict[str, list[Row]] = {kind: [] for kind in kinds}
     for condition in given.conditions:
@@ -127,7 +135,8 @@ def main() -> int:
     if given.picture and results["picks"]:
         draw_picture(where(results["picks"], shots=min(given.shots)), given.picture)
     if given.json:
-        content = {"machine": describe_machine(), "model": model.identity, **results}
+        about = {"machine": describe_machine(), "model": model.identity, "flips": given.flips}
+        content = {**about, **results}
         given.json.write_text(json.dumps(_plain(content), indent=1), "utf-8")
     return 0
 
@@ -149,6 +158,7 @@ def read_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--template-proteins", type=int, default=3, help="of each such tomogram")
     parser.add_argument("--angular-step", type=float, default=15.0, help="of template matching")
+    parser.add_argument("--flips", action="store_true", help="average over half turns")
     parser.add_argument("--noise-only", action="store_true", help="count picks in empty ice, too")
     parser.add_argument("--skip-random", action="store_true", help="no untrained network beside")
     parser.add_argument("--de-novo", action="store_true", help="cluster without examples, too")
@@ -170,7 +180,7 @@ def run_tomogram(bench: Bench, condition: str, number: int) -> tuple[list[Row], 
     proteins = bench.scenes.wanted(condition, number)
     picks, detection = [], []
     for method, model in bench.models.items():
-        embedded = Embedded(tomogram=sample.tomogram, model=model, device=bench.device)
+        embedded = bench.embed(sample.tomogram, model=model)
         about = {"condition": condition, "method": method, "tomogram": number}
         found = score_detection(embedded.candidates.particles, sample.particles, threshold=DETECTED)
         detection.append({**about, **asdict(found)})
@@ -207,9 +217,7 @@ def run_clusters(bench: Bench, condition: str, number: int) -> list[Row]:
     sample = bench.scenes.sample(condition, number)
     proteins = bench.scenes.wanted(condition, number)
     labels = [protein.label for protein in proteins]
-    embedded = Embedded(
-        tomogram=sample.tomogram, model=bench.models["embedding"], device=bench.device
-    )
+    embedded = bench.embed(sample.tomogram)
     targets, members = embedded.cluster()
     tables = {"members": members}
     if len(targets):
@@ -247,9 +255,7 @@ def compare_template(
         return np.asarray(within[:, :2].all(axis=1))
 
     kept = np.flatnonzero(inside(sample.particles))
-    embedded = Embedded(
-        tomogram=sample.tomogram, model=bench.models["embedding"], device=bench.device
-    )
+    embedded = bench.embed(sample.tomogram)
     labels = [protein.label for protein in proteins]
     rows: list[Row] = []
 
@@ -291,17 +297,16 @@ def crop_quarter(tomogram: Tomogram) -> Tomogram:
 def count_in_noise(bench: Bench) -> list[Row]:
     """Count picks in tomograms of ice, with examples from the tomograms of `sparse`."""
     rows = []
-    model = bench.models["embedding"]
     targets = {}
     for number in range(bench.scenes.number("sparse")):
         sample = bench.scenes.sample("sparse", number)
         labels = [protein.label for protein in bench.scenes.wanted("sparse", number)]
-        embedded = Embedded(tomogram=sample.tomogram, model=model, device=bench.device)
+        embedded = bench.embed(sample.tomogram)
         _, examples = bench.examples(sample, labels, number=number, draw=0)
         targets[number] = embedded.targets(examples)
     for seed in range(NOISE_SEEDS):
         tomogram = bench.scenes.noise(seed).tomogram
-        embedded = Embedded(tomogram=tomogram, model=model, device=bench.device)
+        embedded = bench.embed(tomogram)
         for number, wanted in targets.items():
             found = embedded.pick(wanted)
             rows += [

@@ -61,16 +61,19 @@ class Embedded:
     tomogram : Tomogram
     model : StoredModel
     device : str
+    flips : bool
+        Average over half a turn about each axis.
     """
 
     tomogram: Tomogram
     model: StoredModel
     device: str = "auto"
+    flips: bool = False
 
     @cached_property
     def features(self) -> LearnedFeatures:
         """Of the model; they embed this tomogram once."""
-        return _Kept(model=self.model, device=self.device)
+        return _Kept(model=self.model, device=self.device, flips=self.flips)
 
     @cached_property
     def embedding(self) -> Volume:

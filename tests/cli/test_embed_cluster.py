@@ -108,6 +108,19 @@ def test_an_embedding_knows_where_it_comes_from(run):
     assert record["inputs"]["contrast"] == "dark"
 
 
+def test_flips_are_stated(run):
+    assert run("embed TS_1.mrc -o four --model blobs --threshold 0.5 --flips")[0] == 0
+    record = tomllib.loads(Path("four/TS_1.zarr.run.toml").read_text())
+    assert record["parameters"]["flips"] is True
+    once, four = (read_embedding(f"{folder}/TS_1.zarr") for folder in ("emb", "four"))
+    assert (once.source.flips, four.source.flips) == (False, True)
+    assert four.shape == once.shape
+    assert not np.array_equal(four.read().data, once.read().data)
+    code, out, _ = run("info four/TS_1.zarr")
+    assert code == 0
+    assert any("averaged over half turns" in line for line in out)
+
+
 def test_candidates_are_where_the_blobs_are(run):
     particles, vectors = read_candidates("emb/TS_1.zarr")
     _, centres = _make_tomogram(1)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tomoloc.cli.main import main
+from tomoloc.features.learned import LearnedFeatures
 from tomoloc.io.tables import Frame, read_table, write_particles
 from tomoloc.io.targets import Targets, write_targets
 from tomoloc.io.tomograms import read_tomogram, write_volume
@@ -111,6 +112,21 @@ def test_one_example(run, here):
     assert record["inputs"]["model"] == load_model("blobs").identity
     assert record["inputs"]["examples"] == {"lobes": 1}
     assert record["results"]["threshold"] == 0.5
+
+
+def test_flips_are_for_examples_and_tomograms(run, monkeypatch):
+    made = []
+
+    class Watched(LearnedFeatures):
+        def __post_init__(self):
+            super().__post_init__()
+            made.append(self.flips)
+
+    monkeypatch.setattr("tomoloc.pickers.embedding.LearnedFeatures", Watched)
+    assert run(f"TS_1.mrc -o out {ONE} --flips")[0] == 0
+    assert made == [True, True]
+    assert record_of("out")["parameters"]["flips"] is True
+    assert n_found(picks_of("out"), truth_of("TS_1")) >= 5
 
 
 def test_examples_in_several_tomograms_and_labels(run):

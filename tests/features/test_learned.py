@@ -12,9 +12,10 @@ import torch
 
 from tomoloc.features.candidates import look_up
 from tomoloc.features.learned import LearnedFeatures
-from tomoloc.nn.encoder import DenseEncoder
+from tomoloc.nn.encoder import DenseEncoder, HeatNetwork
 from tomoloc.nn.int8 import computes_in_int8, measure_ranges
 from tomoloc.nn.stored import StoredModel
+from tomoloc.nn.window import WindowEncoder
 from tomoloc.physics.contrast import standardise
 from tomoloc.physics.filters import rescale
 from tomoloc.tiling import read_mirrored
@@ -193,9 +194,10 @@ def test_other_networks_are_refused():
 PEAK = """
 import re, sys, numpy as np, torch
 from tomoloc.features.learned import LearnedFeatures
-from tomoloc.nn.encoder import DenseEncoder
+from tomoloc.nn.encoder import DenseEncoder, HeatNetwork
 from tomoloc.nn.int8 import computes_in_int8, measure_ranges
 from tomoloc.nn.stored import StoredModel
+from tomoloc.nn.window import WindowEncoder
 from tomoloc.types import Tomogram
 import tomoloc.arrays
 tomoloc.arrays.LARGE_BYTES = 1 << 20
@@ -257,3 +259,105 @@ def test_many_places_are_looked_up_in_the_whole():
     position = tomogram.to_position(np.random.default_rng(3).uniform(0, tomogram.shape, (9, 3)))
     expected = look_up(features.embed(tomogram), position)
     np.testing.assert_array_equal(features.embed_at(tomogram, position), expected)
+
+
+TURNS = [(0, 1), (0, 2), (1, 2)]
+
+
+@pytest.fixture(params=["float32", "bfloat16", "int8"])
+def averaging(request):
+    """Features in each precision that average over half turns."""
+    model = make_model()
+    if request.param == "int8":
+        if not computes_in_int8():
+            pytest.skip("the processor has no VNNI")
+        ranges = measure_ranges(model.network, [standardise(make_tomogram().data)])
+        model = replace(model, config={"ranges": ranges})
+    return LearnedFeatures(
+        model=model, device="cpu", precision=request.param, tile_bytes=400_000, flips=True
+    )
+
+
+@pytest.mark.parametrize("axes", TURNS)
+def test_a_turned_tomogram_has_the_turned_embedding(averaging, axes):
+    """With flips, to rounding; sides are even, but no multiples of the network's period."""
+    tomogram = make_tomogram((42, 52, 70))
+    turned = tomogram.with_data(np.flip(tomogram.data, axes))
+    there = tuple(axis + 1 for axis in axes)
+
+    def difference(features):
+        found, expected = (features.embed(t).data.astype(float) for t in (turned, tomogram))
+        return np.abs(found - np.flip(expected, there)).max()
+
+    assert difference(averaging) < 2e-3
+    assert difference(replace(averaging, flips=False)) > 0.1
+
+
+@pytest.mark.parametrize("shape", [(42, 52, 70), (41, 51, 70), (42, 53, 71), (9, 33, 47)])
+def test_flips_leave_the_grid_alone(shape):
+    """Each turn's part of the mean lies where it belongs, also where a side is odd."""
+    model, tomogram = make_model(), make_tomogram(shape)
+    features = LearnedFeatures(model=model, device="cpu", precision="float32", tile_bytes=400_000)
+    once, four = features.embed(tomogram), replace(features, flips=True).embed(tomogram)
+    assert four.data.shape == once.data.shape == (6, *(n // 2 for n in shape))
+    assert four.data.dtype == np.float16
+    assert (four.voxel_spacing, four.name) == (once.voxel_spacing, once.name)
+    np.testing.assert_array_equal(four.origin, once.origin)
+    expected = np.mean([encode_turned(model, tomogram, axes) for axes in [(), *TURNS]], axis=0)
+    expected[:5] /= np.linalg.norm(expected[:5], axis=0)
+    assert np.abs(four.data - expected).max() < 2e-3
+    assert np.abs(once.data - expected).max() > 0.1
+
+
+def encode_turned(model, tomogram, axes):
+    """What the network gives at the same points when it sees the tomogram turned, at once."""
+    period, margin = model.network.period, 16
+    grid = [n // 2 * 2 for n in tomogram.shape]
+    low, high = [], []
+    for axis, n in enumerate(grid):
+        far = -(-(n + 1 + margin) // period) * period
+        low.append(n - far if axis in axes else -margin)
+        high.append(n + margin if axis in axes else far)
+    x = read_mirrored(standardise(tomogram.data), tuple(low), tuple(high))
+    x = torch.from_numpy(np.flip(x, axes).copy())
+    with torch.inference_mode():
+        embedding, logit = model.network(x[None, None])
+    z, y, x = (slice(margin // 2, margin // 2 + n // 2) for n in grid)
+    found = torch.cat([embedding, logit.sigmoid()], 1)[0, :, z, y, x].numpy()
+    return np.flip(found, tuple(axis + 1 for axis in axes))
+
+
+def test_flips_keep_vectors_and_blocks_as_they_are_without(averaging):
+    tomogram = make_tomogram()
+    whole = averaging.embed(tomogram)
+    np.testing.assert_allclose(np.linalg.norm(whole.data[:5].astype(float), axis=0), 1, atol=2e-3)
+    assert whole.data[5].min() >= 0
+    assert whole.data[5].max() <= 1
+    (block,) = averaging.embed_blocks(tomogram)
+    np.testing.assert_array_equal(block.data, whole.data)
+    np.testing.assert_array_equal(block.origin, whole.origin)
+
+
+@pytest.mark.parametrize("shape", [(62, 114, 90), (61, 113, 91)])
+def test_places_alone_with_flips(shape, monkeypatch):
+    model = make_model(widths=(4, 6), down=(1, 1), up=(1,))
+    features = LearnedFeatures(model=model, device="cpu", precision="float32", flips=True)
+    tomogram = make_tomogram(shape)
+    index = np.array([[30.2, 51.7, 40.1], [0, 112, 89.4], [60.3, 1.2, -0.4], [59.8, 75, 41]])
+    position = tomogram.to_position(index)
+    expected = look_up(features.embed(tomogram), position)
+    monkeypatch.setattr(LearnedFeatures, "embed", lambda *_: pytest.fail("the whole"))
+    for place, vector in zip(position, expected, strict=True):
+        np.testing.assert_allclose(features.embed_at(tomogram, place), vector[None], atol=3e-3)
+
+
+def test_heat_is_averaged_and_windows_are_refused():
+    model, tomogram = make_model(), make_tomogram((42, 51, 70))
+    heat = replace(model, network=HeatNetwork.from_encoder(model.network, kinds=2).eval())
+    found = LearnedFeatures(model=heat, device="cpu", precision="float32", flips=True)
+    turned = [encode_turned(model, tomogram, axes)[5] for axes in [(), *TURNS]]
+    expected = np.broadcast_to(np.mean(turned, axis=0), (2, 21, 25, 35))
+    np.testing.assert_allclose(found.embed(tomogram).data, expected, atol=2e-3)
+    windows = WindowEncoder(widths=(2, 2, 2, 2, 2), hidden=4, groups=1)
+    with pytest.raises(ValueError, match="flips is for dense networks; the model slow looks"):
+        LearnedFeatures(model=replace(model, network=windows, name="slow"), flips=True)

@@ -40,6 +40,7 @@ def read_references(
     elsewhere: Sequence[Path] = (),
     voxel_spacing: float | None = None,
     contrast: Literal["auto", "dark", "light"] = "auto",
+    flips: bool = False,
     device: str = "auto",
 ) -> Targets:
     """Embed the examples of a table, in whichever tomogram they lie.
@@ -58,6 +59,8 @@ def read_references(
         Of tomograms that are picked, and of the others where their files do not state it.
     contrast : {"auto", "dark", "light"}
         Of protein in all of them.
+    flips : bool
+        As for `embed_examples`.
     device : {"auto", "cpu", "cuda"}
 
     Returns
@@ -84,7 +87,9 @@ def read_references(
     ):
         try:
             parts.append(
-                embed_examples(marked.tomogram, marked.particles, model=model, device=device)
+                embed_examples(
+                    marked.tomogram, marked.particles, model=model, flips=flips, device=device
+                )
             )
         except ValueError as error:
             raise ValueError(f"{table}: {error}") from error

@@ -45,6 +45,9 @@ class DenseRun:
         They become 0 and 1.
     tile_bytes : int
         Memory that the tensors of one tile take, about.
+    flipped : tuple of int
+        Axes zyx along which the network sees the volume from its other end. What it gives is
+        flipped back: the grid is the same, also where a side is odd.
     """
 
     network: DenseNetwork | Int8Network
@@ -52,6 +55,7 @@ class DenseRun:
     median: float
     deviation: float
     tile_bytes: int
+    flipped: tuple[int, ...] = ()
 
     @property
     def offset(self) -> float:
@@ -93,7 +97,8 @@ class DenseRun:
             else:
                 x = below = self._load(coarse, tile.start, tile.stop)
             answer = self.network.answer(x, below)[0].permute(1, 2, 3, 0)[inner]
-            yield target, self._finish(answer)
+            place = self._flip(target, self.output_shape)
+            yield place, np.flip(self._finish(answer), self.flipped)
 
     def _descend(self, level: int, finer: _Points | None) -> _Points:
         tiling = Tiling(
@@ -165,12 +170,24 @@ class DenseRun:
 
     def _voxels(self, start: Shape, stop: Shape) -> Tensor:
         first, end = _shifted(start, -self.margin), _shifted(stop, -self.margin)
-        block = read_mirrored(self.data, first, end)
+        # Counted from the end of the last point's cell: of an odd side, a voxel lies beyond.
+        ends = _scaled(self.output_shape, self.network.stride, 1)
+        z, y, x = self._flip(tuple(map(slice, first, end)), ends)
+        block = read_mirrored(self.data, (z.start, y.start, x.start), (z.stop, y.stop, x.stop))
+        block = np.ascontiguousarray(np.flip(block, self.flipped))
         release(self.data)
         block -= self.median
         block /= self.deviation
-        x = torch.from_numpy(block)[None, None]
-        return x.to(self.network.device, self.network.voxel_type)
+        voxels = torch.from_numpy(block)[None, None]
+        return voxels.to(self.network.device, self.network.voxel_type)
+
+    def _flip(self, place: tuple[slice, ...], size: Shape) -> Slices:
+        """Where a part of something of the given size lies, seen from the other end."""
+        z, y, x = (
+            slice(n - part.stop, n - part.start) if axis in self.flipped else part
+            for axis, (part, n) in enumerate(zip(place, size, strict=True))
+        )
+        return z, y, x
 
     def _finish(self, answer: Tensor) -> NDArray[np.float16]:
         """Section by section, in half precision."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Self
 
@@ -26,6 +26,7 @@ from tomoloc.nn.window import WindowEncoder
 from tomoloc.physics.contrast import robust_scale
 from tomoloc.physics.filters import rescale
 from tomoloc.tiling import read_mirrored
+from tomoloc.train.frames import HALF_TURNS
 from tomoloc.types import Tomogram, Volume
 
 __all__ = ["LearnedFeatures", "choose_spacing", "computes_in_bfloat16", "fit_tomogram"]
@@ -45,6 +46,8 @@ _FINEST = 0.25
 _LEAST_SIDE = 8
 """In voxels: of a tomogram, once rescaled."""
 _TILE_BYTES = 640 << 20
+_LEAST_LENGTH = 1e-6
+"""Of a mean of unit vectors that is made one again."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -62,12 +65,28 @@ class LearnedFeatures:
         in it.
     tile_bytes : int, optional
         Memory for what is computed at one time; less is slower.
+    flips : bool
+        Average over half a turn about each axis, which leaves the missing wedge alone: four times
+        the work. Vectors are of length 1 again. For dense networks.
+
+    Raises
+    ------
+    ValueError
+        If `flips` is asked of a network that looks at windows.
     """
 
     model: StoredModel
     device: str = "auto"
     precision: Precision = "auto"
     tile_bytes: int | None = None
+    flips: bool = False
+
+    def __post_init__(self) -> None:
+        if self.flips and isinstance(self.model.network, WindowEncoder):
+            raise ValueError(
+                f"flips is for dense networks; the model {self.model.name} looks at windows: leave"
+                " it out"
+            )
 
     @property
     def channels(self) -> int:
@@ -132,11 +151,15 @@ class LearnedFeatures:
     def embed_blocks(self, tomogram: Tomogram) -> Iterator[Volume]:
         """Do as `embed` but yield blocks that do not overlap and together are the whole.
 
-        Each knows its own place. For tomograms whose embedding should not be kept as a whole.
+        Each knows its own place. For tomograms whose embedding should not be kept as a whole; with
+        `flips` it is, and comes as one block.
         """
         tomogram = self._fit(tomogram)
-        run, grid = self._start(tomogram, robust_scale(tomogram.data))
-        for target, block in run.blocks():
+        runs, grid = self._start(tomogram, robust_scale(tomogram.data))
+        if self.flips:
+            yield self._whole(runs, grid)
+            return
+        for target, block in runs[0].blocks():
             yield Volume(
                 data=np.moveaxis(block, -1, 0),
                 voxel_spacing=grid.voxel_spacing,
@@ -203,37 +226,48 @@ class LearnedFeatures:
 
     def _start(
         self, volume: Volume, scale: tuple[float, float]
-    ) -> tuple[DenseRun | WindowRun, Volume]:
-        """Prepare a run, and the grid that its output will be on."""
-        run = self._run(volume.data, scale)
+    ) -> tuple[Sequence[DenseRun | WindowRun], Volume]:
+        """Prepare the runs to average, and the grid that their output will be on."""
+        runs = self._runs(volume.data, scale)
         grid = Volume(
-            data=np.broadcast_to(np.float16(0), run.output_shape),
+            data=np.broadcast_to(np.float16(0), runs[0].output_shape),
             voxel_spacing=volume.voxel_spacing * self._network.stride,
-            origin=volume.to_position(np.full(3, run.offset)),
+            origin=volume.to_position(np.full(3, runs[0].offset)),
             name=volume.name,
         )
-        return run, grid
+        return runs, grid
 
-    def _run(self, data: NDArray[Any], scale: tuple[float, float]) -> DenseRun | WindowRun:
+    def _runs(
+        self, data: NDArray[Any], scale: tuple[float, float]
+    ) -> Sequence[DenseRun | WindowRun]:
         release(data)
         network = self._engine
         if isinstance(network, WindowEncoder):
-            return WindowRun(network=network, data=data)
-        return DenseRun(
+            return [WindowRun(network=network, data=data)]
+        run = DenseRun(
             network=network,
             data=data,
             median=scale[0],
             deviation=scale[1],
             tile_bytes=self.tile_bytes or tile_bytes(self._device),
         )
+        turns = HALF_TURNS if self.flips else HALF_TURNS[:1]
+        return [replace(run, flipped=axes) for axes in turns]
 
-    @staticmethod
-    def _whole(run: DenseRun | WindowRun, grid: Volume) -> Volume:
-        """Put the blocks of a run together."""
-        data = allocate((*grid.shape, run.channels), np.float16)
-        for target, block in run.blocks():
-            data[target] = block
-            release(data)
+    def _whole(self, runs: Sequence[DenseRun | WindowRun], grid: Volume) -> Volume:
+        """Put the blocks of the runs together."""
+        data = allocate((*grid.shape, runs[0].channels), np.float16)
+        for number, run in enumerate(runs):
+            for target, block in run.blocks():
+                share = block / np.float16(len(runs))
+                data[target] = share + data[target] if number else share
+                release(data)
+        if self.flips and not isinstance(self._network, HeatNetwork):
+            for section in data:
+                vectors = section[..., : self.channels].astype(np.float32)
+                length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+                section[..., : self.channels] = vectors / np.maximum(length, _LEAST_LENGTH)
+                release(data)
         return Volume(
             data=np.moveaxis(data, -1, 0),
             voxel_spacing=grid.voxel_spacing,
@@ -348,7 +382,8 @@ def _crop(network: DenseNetwork, tomogram: Tomogram, position: NDArray[np.floati
     reach, period = network.halo + network.stride, network.period
     index, size = tomogram.to_index(position), np.array(tomogram.shape)
     start = np.floor((index - reach) / period).astype(int) * period
-    stop = np.ceil((index + reach + 1) / period).astype(int) * period
+    end = size // network.stride * network.stride  # of the grid, where flipped runs begin
+    stop = end - np.floor((end - index - reach - 1) / period).astype(int) * period
     return tomogram.crop(np.clip(start, 0, (size - 1) // period * period), np.clip(stop, 1, size))
 
 

@@ -65,6 +65,8 @@ class EmbeddingSource:
         Of protein in the file.
     model : str
         Identity of the model; vectors of different models have nothing to do with each other.
+    flips : bool
+        Whether they are means over half turns; they can be compared with those that are not.
     """
 
     tomogram: Path
@@ -73,6 +75,7 @@ class EmbeddingSource:
     voxel_spacing: float
     contrast: str
     model: str
+    flips: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -314,6 +317,7 @@ def _attributes(
                 "contrast": source.contrast,
             },
             "model": source.model,
+            "flips": source.flips,
             "finds_centers": finds_centers,
             "grid": {
                 "shape": list(embedding.shape),
@@ -338,6 +342,7 @@ def _stored(path: Path, attributes: Mapping[str, Any]) -> StoredEmbedding:
             voxel_spacing=float(tomogram["voxel_spacing"]),
             contrast=str(tomogram["contrast"]),
             model=str(attributes["model"]),
+            flips=bool(attributes.get("flips", False)),
         ),
         shape=(n_z, n_y, n_x),
         grid_spacing=float(grid["spacing"]),

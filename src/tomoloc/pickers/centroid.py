@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from tomoloc.features.learned import LearnedFeatures
 from tomoloc.nn.encoder import HeatNetwork
 from tomoloc.nn.stored import StoredModel
 from tomoloc.physics.contrast import is_flat
 from tomoloc.pickers.trained import check_spectrum, empty_scores, match_training
-from tomoloc.train.frames import HALF_TURNS
 from tomoloc.train.heat import DEFAULT_THRESHOLD
 from tomoloc.types import FloatArray, ScoreMap, Tomogram, Volume
 
@@ -172,13 +171,8 @@ class CentroidPicker:
                 tomogram, self.model, spacing=self.working_spacing(tomogram.voxel_spacing)
             )
         heat = self._features.embed(tomogram)
-        data = np.array(heat.data, dtype=np.float32)
-        for axes in HALF_TURNS[1:] if self.flips else ():
-            data += self._turned(tomogram, axes)
-        if self.flips:
-            data /= len(HALF_TURNS)
         return ScoreMap(
-            data=data,
+            data=np.array(heat.data, dtype=np.float32),
             voxel_spacing=heat.voxel_spacing,
             origin=heat.origin,
             name=tomogram.name,
@@ -210,12 +204,6 @@ class CentroidPicker:
         stated = Kinds.of(self.model).thresholds
         return np.array(stated) if stated else np.full(len(scores.labels), DEFAULT_THRESHOLD)
 
-    def _turned(self, tomogram: Tomogram, axes: tuple[int, ...]) -> NDArray[np.float16]:
-        """Heat of the turned tomogram, turned back onto the same grid."""
-        even = tuple(slice(0, max(n // 2 * 2, 1)) for n in tomogram.shape)
-        turned = replace(tomogram, data=np.flip(np.asarray(tomogram.data)[even], axes))
-        return np.flip(self._features.embed(turned).data, tuple(axis + 1 for axis in axes))
-
     @cached_property
     def _features(self) -> LearnedFeatures:
-        return LearnedFeatures(model=self.model, device=self.device)
+        return LearnedFeatures(model=self.model, device=self.device, flips=self.flips)
