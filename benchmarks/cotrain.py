@@ -128,7 +128,7 @@ def train_and_test(
     folder: Path, run: str, simulated: list[Path], real: list[Path], given: argparse.Namespace
 ) -> dict[str, float]:
     """Link the run's slices into folders, train on them, and test on the last of the real ones."""
-    chosen, words = [], []
+    chosen = []
     for source, number in zip((simulated[1:], real), RUNS[run], strict=True):
         if number:
             place = folder / f"{run}_{source[0].parent.name}"
@@ -136,14 +136,24 @@ def train_and_test(
             for path in source[:number]:
                 (place / path.name).symlink_to(path)
             chosen.append(str(place))
-    if len(chosen) > 1:
-        words += ["--ratio", *("1" for _ in chosen)]
     model = folder / f"model_{run}"
     start = perf_counter()
-    call("train", "segmentation", "--data", *chosen, "--validation", str(simulated[0]), *words,
+    train_network(model, chosen, simulated[0], given)
+    seconds = perf_counter() - start
+    return {**test_network(model, real[-given.tests :]), "seconds": seconds}
+
+
+def train_network(model: Path, data: list[str], held_out: Path, given: argparse.Namespace) -> Path:
+    """Train as a user would; folders of data take turns."""
+    ratio = ["--ratio", *("1" for _ in data)] if len(data) > 1 else []
+    call("train", "segmentation", "--data", *data, "--validation", str(held_out), *ratio,
          "--steps", str(given.steps), "--patience", "0", "--learning-rate", "0.005",
          "--channels", *map(str, given.channels), "-o", str(model))  # fmt: skip
-    seconds = perf_counter() - start
+    return model
+
+
+def test_network(model: Path, paths: list[Path]) -> dict[str, float]:
+    """Dice of each class and their mean, over slices."""
     stored = load_model(model)
     classes = stored.config["classes"]
     task = SegmentTask(
@@ -152,8 +162,8 @@ def train_and_test(
         voxel_spacing=stored.voxel_spacing,
         patching=Patching(shape=(16, 16, 16)),
     )
-    tests = [task.prepare(read_sample(path)) for path in real[-given.tests :]]
-    return {**task.validate(stored.network, tests, device="cpu")._asdict(), "seconds": seconds}
+    tests = [task.prepare(read_sample(path)) for path in paths]
+    return task.validate(stored.network, tests, device="cpu")._asdict()
 
 
 if __name__ == "__main__":
