@@ -1,4 +1,4 @@
-"""Does a network that has seen many doses and defoci cope with any of them, better than others?
+"""How a network that has seen many doses and defoci copes with any of them, and one that has not.
 
     python benchmarks/robustness.py [--steps N] [--channels N N N] [--samples N] [--tests N]
         [--json FILE] [--picture FILE]
