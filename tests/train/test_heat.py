@@ -1,6 +1,14 @@
 """Heat maps: labels, loss, patches, validation."""
 
+import csv
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -211,3 +219,55 @@ def test_a_tiny_network_learns_where_two_kinds_are(tmp_path):
     (report,) = reports
     assert report.validation.f1 > 0.7
     assert report.validation.error_percent < 25  # neighbours overlap
+
+
+SCRIPT = """
+import sys; sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_heat import QUICK, endless, make_sample, make_task, replace, tiny, train
+train(tiny(), endless, settings=replace(QUICK, steps=400), folder=Path(sys.argv[1]),
+      task=make_task(), validation=[make_sample(9)])
+"""
+QUICK = TrainSettings(
+    steps=6, patching=PATCHING, ring=2, first=1, steps_per_sample=1.5, validate_every=2,
+    checkpoint_minutes=0, warm_up=2,
+)  # fmt: skip
+
+
+def tiny(seed=0):
+    torch.manual_seed(seed)
+    return HeatNetwork(kinds=2, widths=(4, 6), down=(1, 1), up=(1,), head=0)
+
+
+def endless(first):
+    return (make_sample(number) for number in itertools.count(first))
+
+
+def read_rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_killed_training_goes_on_to_the_same_weights_and_scores(tmp_path):
+    folder, whole = tmp_path / "killed", tmp_path / "whole"
+    code = SCRIPT.format(tests=str(Path(__file__).parent))
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], env=os.environ)
+    log, deadline = folder / "steps.csv", time.monotonic() + 60
+    while not (log.is_file() and len(read_rows(log)) > 3):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    settings = replace(QUICK, steps=len(read_rows(log)) + 3, decay=0.0)
+    given = {"settings": settings, "task": make_task(), "validation": [make_sample(9)]}
+    resumed = train(tiny(seed=2), endless, folder=folder, **given)
+    unbroken = train(tiny(), endless, folder=whole, **given)
+    for name, value in resumed.state_dict().items():
+        assert torch.equal(value, unbroken.state_dict()[name])
+    for name in ("steps.csv", "validation.csv"):
+        before, after = (
+            [{key: row[key] for key in row if key not in {"seconds", "waited"}} for row in rows]
+            for rows in (read_rows(folder / name), read_rows(whole / name))
+        )
+        assert before == after
