@@ -193,7 +193,9 @@ class Int8Network:
             self._beside = Int8Convolution.of(
                 hidden.coarse, scale=self._coarse(0), out=self._signed("hidden.coarse"), signed=True
             )
-            self._last = Int8Convolution.of(hidden.last, scale=self._scale("hidden.last:in"), out=None)
+            self._last = Int8Convolution.of(
+                hidden.last, scale=self._scale("hidden.last:in"), out=None
+            )
 
     def descend(self, x: Tensor, *, level: int) -> Tensor:
         """See `DenseNetwork.descend`; voxels are float32, points uint8."""

@@ -15,8 +15,14 @@ from scipy.spatial.transform import Rotation
 from tomoloc.arrays import interpolate
 from tomoloc.features.filaments import trace_filaments
 from tomoloc.features.instances import find_regions
-from tomoloc.features.learned import RANGES, choose_spacing, computes_in_bfloat16, fit_tomogram
-from tomoloc.features.learned import takes_int8, tile_bytes
+from tomoloc.features.learned import (
+    RANGES,
+    choose_spacing,
+    computes_in_bfloat16,
+    fit_tomogram,
+    takes_int8,
+    tile_bytes,
+)
 from tomoloc.features.segments import SegmentMethod, remove_dust, segment_instances
 from tomoloc.localize import EDGE_COLUMN, flag_edges, suppress
 from tomoloc.nn.device import resolve_device
