@@ -85,8 +85,9 @@ def with_ranges(model: StoredModel, judged: Sequence[Sample]) -> StoredModel:
     from tomoloc.train.frames import frame
 
     network = model.network
-    is_own = isinstance(network, SegmentationNetwork) and network.is_own
-    if not judged or not (is_own or isinstance(network, DenseNetwork)):
+    if not judged or not isinstance(network, DenseNetwork | SegmentationNetwork):
+        return model
+    if isinstance(network, SegmentationNetwork) and not network.is_own:
         return model
     least = (network.period,) * 3
     volumes = (
