@@ -1,4 +1,4 @@
-"""Networks in integers of 8 bits, for processors that multiply four of them at once: dense ones.
+"""Networks in integers of 8 bits, for processors that multiply four of them at once.
 
 Activations after a rectifier are whole numbers from 0 to 255, weights from -127 to 127 with a scale
 for each output channel, sums have 32 bits (Jacob et al. 2018, arXiv:1712.05877). oneDNN computes
@@ -37,7 +37,7 @@ _CLIP = 20.0
 _SIDE = 128
 """Voxels of a volume's middle, at most, along an axis."""
 MOST = 255
-"""Of what an activation is as a whole number."""
+"""The largest activation, as a whole number."""
 _MOST_SIGNED = 127
 
 

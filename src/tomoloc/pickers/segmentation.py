@@ -43,8 +43,8 @@ ROLES: tuple[Role, ...] = ("particle", "filament", "region")
 FILAMENT_COLUMN = "tomolocFilament"
 """Extra column: number of the filament that a point belongs to; 0 for particles."""
 
-_TILE_BYTES = 2 << 30
-"""Memory for a tile; less of it means more work, as tiles overlap."""
+_TILE_BYTES = 5 << 29
+"""Memory for a tile on a processor; less of it means more work, as tiles overlap."""
 _LEAST_PART = 0.25
 """Of a particle's usual volume, below which an instance is none."""
 _VOLUME_OF_PROTEIN = 1210.0
@@ -239,7 +239,7 @@ class SegmentationPicker:
                 half=device != "cpu" and computes_in_bfloat16(device),
                 flips=self.flips,
                 scale=robust_scale(tomogram.data),
-                max_bytes=max(tile_bytes(device), _TILE_BYTES),
+                max_bytes=_TILE_BYTES if device == "cpu" else tile_bytes(device),
             ),
             voxel_spacing=tomogram.voxel_spacing,
             origin=tomogram.origin,
@@ -403,7 +403,7 @@ class SegmentationPicker:
         network, device = self.model.network, resolve_device(self.device)
         if isinstance(network, SegmentationNetwork):
             network = network.fuse()
-            if takes_int8(self.model, device):
+            if network.is_own and takes_int8(self.model, device):
                 return Int8UNet(network, self.model.config[RANGES])
         # mypy: torch's types forget that modules can change their layout
         placed: torch.nn.Module = network.to(device).to(
