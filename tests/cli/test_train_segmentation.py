@@ -92,6 +92,7 @@ def test_classes_come_from_the_data_and_picks_are_written(samples, tmp_path, cap
     assert kinds["dimer"]["volume"] > 50_000
     assert 20 < kinds["actin"]["diameter"] < 120
     assert "held-out" in stored.card
+    assert 0 < stored.config["ranges"]["body.upward.0.3"] < 1000
     assert (tmp_path / "mine.training" / "step_000002.png").stat().st_size > 5000
     tomogram = samples / "cell_001" / "tomogram.mrc"
     picks = tmp_path / "picks"

@@ -8,8 +8,10 @@ from handmade import make_blob_model, make_class_model
 
 from tomoloc.features.learned import LearnedFeatures
 from tomoloc.features.spectra import local_spectrum
+from tomoloc.nn.int8 import computes_in_int8, measure_ranges
 from tomoloc.nn.stored import StoredModel
 from tomoloc.nn.unet import SegmentationNetwork
+from tomoloc.physics.contrast import standardise
 from tomoloc.pickers.pick import pick
 from tomoloc.pickers.segmentation import FILAMENT_COLUMN, SegmentationPicker
 from tomoloc.types import ScoreMap, Tomogram, Volume
@@ -174,6 +176,26 @@ def test_picking_segments_and_goes_on_from_scores(rng):
     ))  # fmt: skip
     same = matched.score(tomogram.with_data(-data))
     assert np.abs(same.data - found.scores.data).mean() < 0.02
+
+
+@pytest.mark.skipif(not computes_in_int8(), reason="the processor has no VNNI")
+def test_a_model_that_tells_its_ranges_computes_in_int8(rng):
+    data = rng.normal(size=SHAPE).astype(np.float32)
+    grid = np.stack(np.indices(SHAPE), axis=-1)
+    for center in BALLS[1:]:
+        data[np.linalg.norm(grid - center, axis=-1) <= 5] += 3
+    tomogram = Tomogram(data=data, voxel_spacing=SPACING, origin=ORIGIN, name="two")
+    model = make_class_model(label="ball", diameter=100.0, height=0.8)
+    ranges = measure_ranges(model.network, [standardise(data)])
+    told = replace(model, config={**model.config, "ranges": ranges})
+    exact, rough = (
+        pick(tomogram, SegmentationPicker(model=one, device="cpu"), contrast="light")
+        for one in (model, told)
+    )
+    apart = np.abs(exact.scores.data - rough.scores.data)
+    assert 0 < apart.mean() < 0.02
+    assert len(rough.particles) == len(exact.particles) == 2
+    np.testing.assert_allclose(rough.particles.position, exact.particles.position, atol=3)
 
 
 @pytest.mark.parametrize(

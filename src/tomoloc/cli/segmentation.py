@@ -22,6 +22,7 @@ from tomoloc.cli.training import (
     score_lines,
     take_up,
     teach,
+    with_ranges,
 )
 
 if TYPE_CHECKING:
@@ -209,7 +210,8 @@ class _Publisher:
 
         self.task, self.kinds, self.record = task, kinds, record
         self.output, self.folder, self.device = output, folder, device
-        self.judged = [task.prepare(sample) for sample in training.few(JUDGED)]
+        self.few = training.few(JUDGED)
+        self.judged = [task.prepare(sample) for sample in self.few]
         power = np.mean([local_spectrum(sample.data) for sample in self.judged], axis=0)
         self.power = np.round(power, 5).tolist()
 
@@ -235,7 +237,7 @@ class _Publisher:
             },
             card=_card(self.record, report, kinds),
         )
-        save_model(self.output, model)
+        save_model(self.output, with_ranges(model, self.few))
 
 
 def _find_kinds(

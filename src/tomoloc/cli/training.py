@@ -81,16 +81,20 @@ def with_ranges(model: StoredModel, judged: Sequence[Sample]) -> StoredModel:
     from tomoloc.features.learned import RANGES
     from tomoloc.nn.encoder import DenseNetwork
     from tomoloc.nn.int8 import measure_ranges
+    from tomoloc.nn.unet import SegmentationNetwork
     from tomoloc.train.frames import frame
 
-    if not judged or not isinstance(model.network, DenseNetwork):
+    network = model.network
+    if not judged or not isinstance(network, DenseNetwork | SegmentationNetwork):
         return model
-    least = (model.network.period,) * 3
+    if isinstance(network, SegmentationNetwork) and not network.is_own:
+        return model
+    least = (network.period,) * 3
     volumes = (
         frame(sample.tomogram, voxel_spacing=model.voxel_spacing, least=least).data
         for sample in judged[:JUDGED]
     )
-    return replace(model, config={**model.config, RANGES: measure_ranges(model.network, volumes)})
+    return replace(model, config={**model.config, RANGES: measure_ranges(network, volumes)})
 
 
 def is_distractor(sample: Sample, label: str) -> bool:

@@ -1,4 +1,4 @@
-"""A dense network in integers of 8 bits, for processors that multiply four of them at once.
+"""Networks in integers of 8 bits, for processors that multiply four of them at once.
 
 Activations after a rectifier are whole numbers from 0 to 255, weights from -127 to 127 with a scale
 for each output channel, sums have 32 bits (Jacob et al. 2018, arXiv:1712.05877). oneDNN computes
@@ -8,6 +8,7 @@ activations become is measured once for a model, and stored with it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -20,8 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tomoloc.nn.encoder import DenseNetwork, Unit
+from tomoloc.nn.unet import SegmentationNetwork
 
-__all__ = ["Int8Network", "computes_in_int8", "measure_ranges"]
+__all__ = ["MOST", "Bytes", "Int8Convolution", "Int8Network", "as_points", "computes_in_int8"]
+__all__ += ["measure_ranges", "points_of"]
 
 Bytes = NDArray[Any]
 
@@ -33,15 +36,19 @@ _CLIP = 20.0
 """Deviations beyond which a voxel is no protein."""
 _SIDE = 128
 """Voxels of a volume's middle, at most, along an axis."""
-_MOST, _MOST_SIGNED = 255, 127
+MOST = 255
+"""The largest activation, as a whole number."""
+_MOST_SIGNED = 127
 
 
-def measure_ranges(network: DenseNetwork, volumes: Iterable[NDArray[Any]]) -> dict[str, float]:
+def measure_ranges(
+    network: DenseNetwork | SegmentationNetwork, volumes: Iterable[NDArray[Any]]
+) -> dict[str, float]:
     """Measure how large each activation of a network becomes.
 
     Parameters
     ----------
-    network : DenseNetwork
+    network : DenseNetwork or SegmentationNetwork
         In single precision, on the processor.
     volumes : iterable of ndarray, shape (z, y, x)
         Voxels as the network takes them, which should show what it is used for; of each one its
@@ -56,21 +63,25 @@ def measure_ranges(network: DenseNetwork, volumes: Iterable[NDArray[Any]]) -> di
     Raises
     ------
     ValueError
-        If there is no volume, or one is smaller than the network's period.
+        If there is no volume, one is smaller than the network's period, or the network is one of
+        MONAI's.
     """
+    if isinstance(network, SegmentationNetwork) and not network.is_own:
+        raise ValueError(f"a network {network.architecture} of MONAI does not compute in int8")
     network = network.fuse().float()
     found: dict[str, list[float]] = {}
 
     def note(name: str, value: Tensor) -> None:
-        flat = value.detach().float().abs().flatten()
-        flat = flat[:: max(1, len(flat) // _SAMPLE)]
+        flat = value.detach().flatten()
+        flat = flat[:: max(1, len(flat) // _SAMPLE)].float().abs()
         rank = max(1, round(_QUANTILE * len(flat)))
         found.setdefault(name, []).append(float(flat.kthvalue(rank).values))
 
     for name, module in network.named_modules():
-        if name.startswith("hidden.") or isinstance(module, Unit) or _is_block(name):
+        if _is_activation(name, module, network):
             module.register_forward_hook(lambda _, __, y, n=name: note(n, y))
         if name == "hidden.last" or (name.startswith("upward.") and name.count(".") == 1):
+            # the sum of what comes from both sides
             module.register_forward_pre_hook(lambda _, x, n=name: note(f"{n}:in", x[0]))
     with torch.inference_mode():
         for volume in volumes:
@@ -91,10 +102,13 @@ def _middle(volume: NDArray[Any], period: int) -> Tensor:
     return torch.from_numpy(part)[None, None]
 
 
-def _is_block(name: str) -> bool:
-    """Whether a module is a residual block: downward.LEVEL.NUMBER or upward.LEVEL.NUMBER."""
+def _is_activation(name: str, module: nn.Module, network: nn.Module) -> bool:
+    """Whether what a module gives becomes bytes."""
+    if isinstance(network, SegmentationNetwork):
+        return isinstance(module, nn.ReLU)
     parts = name.split(".")
-    return len(parts) == 3 and parts[0] in ("downward", "upward")
+    is_block = len(parts) == 3 and parts[0] in ("downward", "upward")
+    return is_block or name.startswith("hidden.") or isinstance(module, Unit)
 
 
 @cache
@@ -110,7 +124,7 @@ def computes_in_int8() -> bool:
     with torch.no_grad():
         layer.weight.copy_(weight)
     try:
-        mine = _Convolution.of(layer, scale=0.01, out=None)(x)
+        mine = Int8Convolution.of(layer, scale=0.01, out=None)(x)
     except (AttributeError, RuntimeError, TypeError):
         return False
     with torch.inference_mode():
@@ -145,8 +159,8 @@ class Int8Network:
         self.finish = network.finish
         modules: dict[str, Any] = dict(network.named_modules())
         self._blocks: dict[str, list[_Block]] = {}
-        self._reduce: list[_Convolution] = []
-        self._enlarge: list[_Convolution] = []
+        self._reduce: list[Int8Convolution] = []
+        self._enlarge: list[Int8Convolution] = []
         levels = len(self.widths)
         for level in range(levels):
             self._make_blocks(f"downward.{level}", self._scale(_step_down(level)), modules)
@@ -155,31 +169,33 @@ class Int8Network:
         for level in range(levels - 1):
             reduce, enlarge = modules[f"reduce.{level}"], modules[f"enlarge.{level}"]
             self._reduce.append(
-                _Convolution.of(
+                Int8Convolution.of(
                     reduce.convolution,
                     scale=self._after("downward", level),
                     out=self._scale(f"reduce.{level}"),
                 )
             )
             self._enlarge.append(
-                _Convolution.of(
-                    _as_points(enlarge.convolution),
+                Int8Convolution.of(
+                    as_points(enlarge.convolution),
                     scale=self._coarse(level),
                     out=self._signed(f"enlarge.{level}"),
                     signed=True,
                 )
             )
         last = self._after("upward" if levels > 1 else "downward", 0)
-        self._heads = _Convolution.of(network.heads, scale=last, out=None)
+        self._heads = Int8Convolution.of(network.heads, scale=last, out=None)
         if network.hidden is not None:
             hidden = network.hidden
-            self._fine = _Convolution.of(
+            self._fine = Int8Convolution.of(
                 hidden.fine, scale=last, out=self._signed("hidden.fine"), signed=True
             )
-            self._beside = _Convolution.of(
+            self._beside = Int8Convolution.of(
                 hidden.coarse, scale=self._coarse(0), out=self._signed("hidden.coarse"), signed=True
             )
-            self._last = _Convolution.of(hidden.last, scale=self._scale("hidden.last:in"), out=None)
+            self._last = Int8Convolution.of(
+                hidden.last, scale=self._scale("hidden.last:in"), out=None
+            )
 
     def descend(self, x: Tensor, *, level: int) -> Tensor:
         """See `DenseNetwork.descend`; voxels are float32, points uint8."""
@@ -196,11 +212,11 @@ class Int8Network:
         layer, scale = self._enlarge[level], self._scale(f"upward.{level}:in")
         out = torch.empty_like(kept)
         _place(
-            _points(layer(coarse)),
-            _points(kept),
+            points_of(layer(coarse)),
+            points_of(kept),
             np.float32(layer.out / scale),
             np.float32(self._after("downward", level) / scale),
-            _points(out),
+            points_of(out),
         )
         return self._run(f"upward.{level}", out)
 
@@ -212,11 +228,11 @@ class Int8Network:
         fine, beside, scale = self._fine(x), self._beside(coarse), self._scale("hidden.last:in")
         out = torch.empty_like(fine, dtype=torch.uint8)
         _spread(
-            _points(fine),
-            _points(beside),
+            points_of(fine),
+            points_of(beside),
             np.float32(self._fine.out / scale),
             np.float32(self._beside.out / scale),
-            _points(out),
+            points_of(out),
         )
         return y.add_(self._last(out))
 
@@ -234,8 +250,8 @@ class Int8Network:
             first, second = modules[f"{own}.first"], modules[f"{own}.second"]
             made.append(
                 _Block(
-                    first=_Convolution.of(first.convolution, scale=scale, out=middle),
-                    second=_Convolution.of(
+                    first=Int8Convolution.of(first.convolution, scale=scale, out=middle),
+                    second=Int8Convolution.of(
                         second.convolution,
                         scale=middle,
                         out=self._signed(f"{own}.second"),
@@ -260,7 +276,7 @@ class Int8Network:
         return self._after("downward" if last else "upward", level + 1)
 
     def _scale(self, name: str) -> float:
-        return self._range(name) / _MOST
+        return self._range(name) / MOST
 
     def _signed(self, name: str) -> float:
         return self._range(name) / _MOST_SIGNED
@@ -275,23 +291,33 @@ def _step_down(level: int) -> str:
     return f"reduce.{level - 1}" if level else "stem"
 
 
-def _as_points(layer: nn.ConvTranspose3d) -> nn.Conv3d:
-    """What doubles a grid, as a convolution of points with eight times the channels."""
-    wide = nn.Conv3d(layer.in_channels, 8 * layer.out_channels, 1)
+def as_points(layer: nn.ConvTranspose3d) -> nn.Conv3d:
+    """What makes a grid finer, as a convolution of points with as many times the channels."""
+    times = math.prod(layer.kernel_size)
+    wide = nn.Conv3d(layer.in_channels, times * layer.out_channels, 1)
     with torch.no_grad():
         weight = layer.weight.permute(2, 3, 4, 1, 0)
         wide.weight.copy_(weight.reshape(wide.weight.shape))
         if layer.bias is None or wide.bias is None:
             raise ValueError("the network is not fused")
-        wide.bias.copy_(layer.bias.repeat(8))
+        wide.bias.copy_(layer.bias.repeat(times))
     return wide
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class _Convolution:
-    """A convolution of bytes.
+class Int8Convolution:
+    """A convolution of bytes, of shape (1, channels, z, y, x) and channels last in memory.
 
-    `out` is the scale of what it gives; None gives single precision.
+    Parameters
+    ----------
+    weight : Tensor
+        As oneDNN packs it.
+    weight_scale, bias : Tensor, shape (channels,)
+    stride, padding : list of int (z, y, x)
+    scale, out : float
+        Of what it takes and gives: values are bytes times the scale.
+    dtype : dtype
+        Of what it gives.
     """
 
     weight: Tensor
@@ -306,12 +332,24 @@ class _Convolution:
     @classmethod
     def of(
         cls, layer: nn.Conv3d, *, scale: float, out: float | None, signed: bool = False
-    ) -> _Convolution:
+    ) -> Int8Convolution:
+        """Round a layer.
+
+        Parameters
+        ----------
+        layer : Conv3d
+        scale : float
+            Of what it takes.
+        out : float or None
+            Scale of what it gives; None gives single precision.
+        signed : bool
+            Whether it gives signed numbers. Otherwise what is negative becomes 0.
+        """
         weight = layer.weight.detach().float()
         own = weight.abs().amax((1, 2, 3, 4)).clamp_min(1e-12) / _MOST_SIGNED
         rounded = (weight / own.reshape(-1, 1, 1, 1, 1)).round().to(torch.int8)
         bias = torch.zeros(len(weight)) if layer.bias is None else layer.bias.detach().float()
-        stride, padding = list(layer.stride), [int(n) for n in layer.padding]
+        stride, padding = list(layer.stride), _padding(layer)
         packed = torch.ops.onednn.qconv_prepack(
             rounded, own, scale, 0, stride, padding, [1, 1, 1], 1, None
         )
@@ -322,6 +360,7 @@ class _Convolution:
         )  # fmt: skip
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Convolve bytes."""
         zero = torch.zeros(len(self.weight_scale), dtype=torch.int32)
         return torch.ops.onednn.qconv3d_pointwise(
             x.contiguous(memory_format=torch.channels_last_3d), self.scale, 0, self.weight,
@@ -330,12 +369,18 @@ class _Convolution:
         )  # fmt: skip
 
 
+def _padding(layer: nn.Conv3d) -> list[int]:
+    if layer.padding == "same":
+        return [n // 2 for n in layer.kernel_size]
+    return [int(n) for n in layer.padding]
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Block:
     """A residual block; `before` and `after` are the scales of its input and output."""
 
-    first: _Convolution
-    second: _Convolution
+    first: Int8Convolution
+    second: Int8Convolution
     before: float
     after: float
 
@@ -347,13 +392,13 @@ class _Block:
         return out
 
 
-def _points(x: Tensor) -> Bytes:
+def points_of(x: Tensor) -> Bytes:
     """View of shape (z, y, x, channels), as it lies in memory."""
     return x[0].permute(1, 2, 3, 0).numpy()
 
 
 def _flat(x: Tensor) -> Bytes:
-    return _points(x).reshape(-1)
+    return points_of(x).reshape(-1)
 
 
 @njit(parallel=True, cache=True, fastmath=True)

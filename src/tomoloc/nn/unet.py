@@ -24,6 +24,7 @@ ARCHITECTURES = ("unet3d", "unet2.5d")
 """Those that need no other package."""
 
 _BOTTOM = 4  # convolutions at the coarsest level, where others have two each way
+_TENSORS = 6  # of the finest level's size that are in memory at one time
 _MONAI_PERIOD = 32  # sides that all of MONAI's networks take
 
 
@@ -105,6 +106,11 @@ class SegmentationNetwork(nn.Module):
     def margin(self) -> int:
         """Voxels at a patch's borders that see too little to be learned from."""
         return self.slices // 2 if self.architecture == "unet2.5d" else 2
+
+    @property
+    def bytes_per_voxel(self) -> int:
+        """Memory that inference takes in single precision, about."""
+        return _TENSORS * 4 * self.channels[0]
 
     @property
     def settings(self) -> dict[str, object]:

@@ -15,10 +15,18 @@ from scipy.spatial.transform import Rotation
 from tomoloc.arrays import interpolate
 from tomoloc.features.filaments import trace_filaments
 from tomoloc.features.instances import find_regions
-from tomoloc.features.learned import choose_spacing, computes_in_bfloat16, fit_tomogram, tile_bytes
+from tomoloc.features.learned import (
+    RANGES,
+    choose_spacing,
+    computes_in_bfloat16,
+    fit_tomogram,
+    takes_int8,
+    tile_bytes,
+)
 from tomoloc.features.segments import SegmentMethod, remove_dust, segment_instances
 from tomoloc.localize import EDGE_COLUMN, flag_edges, suppress
 from tomoloc.nn.device import resolve_device
+from tomoloc.nn.int8_unet import Int8UNet
 from tomoloc.nn.stored import StoredModel
 from tomoloc.nn.unet import SegmentationNetwork
 from tomoloc.physics.contrast import is_flat, robust_scale
@@ -35,6 +43,8 @@ ROLES: tuple[Role, ...] = ("particle", "filament", "region")
 FILAMENT_COLUMN = "tomolocFilament"
 """Extra column: number of the filament that a point belongs to; 0 for particles."""
 
+_TILE_BYTES = 5 << 29
+"""Memory for a tile on a processor; less of it means more work, as tiles overlap."""
 _LEAST_PART = 0.25
 """Of a particle's usual volume, below which an instance is none."""
 _VOLUME_OF_PROTEIN = 1210.0
@@ -229,7 +239,7 @@ class SegmentationPicker:
                 half=device != "cpu" and computes_in_bfloat16(device),
                 flips=self.flips,
                 scale=robust_scale(tomogram.data),
-                max_bytes=tile_bytes(device),
+                max_bytes=_TILE_BYTES if device == "cpu" else tile_bytes(device),
             ),
             voxel_spacing=tomogram.voxel_spacing,
             origin=tomogram.origin,
@@ -389,12 +399,14 @@ class SegmentationPicker:
         )
 
     @cached_property
-    def _network(self) -> torch.nn.Module:
-        network = self.model.network
+    def _network(self) -> torch.nn.Module | Int8UNet:
+        network, device = self.model.network, resolve_device(self.device)
         if isinstance(network, SegmentationNetwork):
             network = network.fuse()
+            if network.is_own and takes_int8(self.model, device):
+                return Int8UNet(network, self.model.config[RANGES])
         # mypy: torch's types forget that modules can change their layout
-        placed: torch.nn.Module = network.to(resolve_device(self.device)).to(
+        placed: torch.nn.Module = network.to(device).to(
             memory_format=torch.channels_last_3d  # type: ignore[call-overload]
         )
         return placed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tomoloc.arrays import allocate
-from tomoloc.nn.unet import SegmentationNetwork
 from tomoloc.tiling import Tiling, blend_tiles
 from tomoloc.train.frames import (
     HALF_TURNS,
@@ -53,8 +52,8 @@ _OVERLAP = 16
 _THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
 _LEAST_TILE = (4 * _OVERLAP) ** 3
 """Voxels; in smaller tiles, most of the work would be done several times."""
-_BYTES = 6
-"""Tensors of the finest level's size that are in memory at one time."""
+_BYTES_PER_VOXEL = 192
+"""Memory that a network takes that does not tell it."""
 _MAX_BYTES = 1 << 30
 
 
@@ -389,7 +388,7 @@ def draw_segments(
 
 
 def predict(
-    network: nn.Module,
+    network: Callable[[Tensor], Tensor],
     data: NDArray[np.number],
     *,
     device: str = "cpu",
@@ -402,8 +401,9 @@ def predict(
 
     Parameters
     ----------
-    network : Module
-        A `tomoloc.nn.unet.SegmentationNetwork` or its like, on the device, set to inference.
+    network : callable
+        A `tomoloc.nn.unet.SegmentationNetwork` or its like, on the device, set to inference, or a
+        `tomoloc.nn.int8_unet.Int8UNet`.
     data : ndarray, shape (z, y, x)
         Protein bright; may be memory-mapped.
     device : str
@@ -423,8 +423,8 @@ def predict(
     """
     turns = HALF_TURNS if flips else HALF_TURNS[:1]
     period = int(getattr(network, "period", 1))
-    width = network.channels[0] if isinstance(network, SegmentationNetwork) else 8
-    room = max(max_bytes // (_BYTES * width * (2 if half else 4)), _LEAST_TILE)
+    each = int(getattr(network, "bytes_per_voxel", _BYTES_PER_VOXEL)) // (2 if half else 1)
+    room = max(max_bytes // each, _LEAST_TILE)
     z, y, x = data.shape
     tiling = Tiling(shape=(z, y, x), period=period, halo=_OVERLAP, mirror=True, max_voxels=room)
 
