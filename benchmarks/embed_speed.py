@@ -1,13 +1,13 @@
 """Time and memory of embedding whole tomograms.
 
-    python benchmarks/embed_speed.py [--quick] [--model FOLDER] [--device auto|cpu|cuda]
+    python benchmarks/embed_speed.py [--quick] [--model NAME] [--device auto|cpu|cuda]
 
 * 608 x 855 x 148 voxels from a file to the embedding: seconds and peak memory
 * volumes of 10^7 to 10^9 voxels: the exponent of seconds against voxels
 * the window network of TomoTwin on a few windows, extrapolated to the first volume
 
-Each volume has a process of its own, whose peak memory counts. Weights do not matter for the time:
-without --model they are random.
+Each volume has a process of its own, whose peak memory counts. Without --model, it is the shipped
+one, general.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ import torch
 from tomoloc.features.learned import LearnedFeatures
 from tomoloc.io.tomograms import read_tomogram
 from tomoloc.nn.device import resolve_device
-from tomoloc.nn.encoder import DenseEncoder
-from tomoloc.nn.stored import StoredModel, load_model
+from tomoloc.nn.stored import StoredModel, find_model, load_model
 from tomoloc.nn.window import WindowEncoder
 from tomoloc.types import Tomogram
 
@@ -44,7 +43,7 @@ SIZES = ((96, 320, 326), (128, 484, 484), (148, 855, 608), (300, 1000, 1000), (5
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="only the first volume")
-    parser.add_argument("--model", help="model folder; random weights by default")
+    parser.add_argument("--model", default="general", help="name or folder")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--one", nargs=3, type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -76,9 +75,8 @@ def main() -> int:
 
 def run(shape: tuple[int, int, int], arguments: argparse.Namespace) -> dict[str, float]:
     """Measure one size in a fresh process and print what it took."""
-    command = [sys.executable, __file__, "--device", arguments.device, "--one", *map(str, shape)]
-    if arguments.model:
-        command += ["--model", arguments.model]
+    command = [sys.executable, __file__, "--device", arguments.device, "--model", arguments.model]
+    command += ["--one", *map(str, shape)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result = json.loads(done.stdout.splitlines()[-1])
     n = np.prod(shape, dtype=float)
@@ -91,13 +89,9 @@ def run(shape: tuple[int, int, int], arguments: argparse.Namespace) -> dict[str,
     return result
 
 
-def measure(shape: tuple[int, int, int], *, model: str | None, device: str) -> dict[str, float]:
+def measure(shape: tuple[int, int, int], *, model: str, device: str) -> dict[str, float]:
     """Embed one tomogram in this process, from the file on."""
-    if model is None:
-        network = DenseEncoder().eval()
-        stored = StoredModel(network=network, voxel_spacing=10.0)
-    else:
-        stored = load_model(model)
+    stored = load_model(find_model(model))
     features = LearnedFeatures(model=stored, device=device)
     small = np.random.default_rng(1).normal(size=(32, 64, 64)).astype(np.float32)
     features.embed(Tomogram(data=small, voxel_spacing=stored.voxel_spacing))
