@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter
 from tomoloc.features.spectra import local_spectrum
 from tomoloc.nn.encoder import DenseEncoder, HeatNetwork
 from tomoloc.nn.stored import StoredModel, load_model, save_model
+from tomoloc.nn.window import WindowEncoder
 from tomoloc.pickers.centroid import CentroidPicker
 from tomoloc.pickers.embedding import EmbeddingPicker, embed_examples
 from tomoloc.pickers.pick import pick
@@ -108,9 +109,19 @@ def test_a_sharpened_tomogram_is_brought_to_the_training_data(rng):
         CentroidPicker(model=make_heat_model(), match_spectrum=True)
 
 
+def test_an_encoder_finds_particles_of_any_kind(rng):
+    tomogram, truth = make_tomogram(rng)
+    found = pick(tomogram, CentroidPicker(model=make_blob_model(), device="cpu"))
+    assert found.scores.labels == ("particle",)
+    assert len(found.particles) == len(truth)
+    away = np.linalg.norm(found.particles.position[:, None] - truth, axis=-1).min(axis=0)
+    assert away.max() < 15
+
+
 def test_models_that_are_not_fit_for_it():
-    with pytest.raises(ValueError, match="blobs gives no heat maps: train"):
-        CentroidPicker(model=make_blob_model())
+    windows = StoredModel(network=WindowEncoder(), voxel_spacing=10.0, name="windows")
+    with pytest.raises(ValueError, match="windows gives no heat maps: train"):
+        CentroidPicker(model=windows)
     model = make_heat_model()
     with pytest.raises(ValueError, match="does not say what it finds"):
         CentroidPicker(model=replace(model, config={}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tomoloc.features.learned import LearnedFeatures
-from tomoloc.nn.encoder import HeatNetwork
+from tomoloc.nn.encoder import DenseEncoder, HeatNetwork
+from tomoloc.nn.published import open_model
 from tomoloc.nn.stored import StoredModel
 from tomoloc.physics.contrast import is_flat
 from tomoloc.pickers.trained import check_spectrum, empty_scores, match_training
@@ -19,6 +20,10 @@ from tomoloc.train.heat import DEFAULT_THRESHOLD
 from tomoloc.types import FloatArray, ScoreMap, Tomogram, Volume
 
 __all__ = ["CentroidPicker", "Kinds"]
+
+_ANY = "particle"
+_ANY_DIAMETER, _LIKELY = 100.0, 0.5
+"""Å and probability: of what an encoder takes for the centre of any particle."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -40,13 +45,16 @@ class Kinds:
 
     @classmethod
     def of(cls, model: StoredModel) -> Kinds:
-        """Read them from a model.
+        """Read them from a model; an encoder finds particles of any kind.
 
         Raises
         ------
         ValueError
-            If it is no model of `tomoloc train centroid`, or its table is damaged.
+            If it is neither an encoder nor a model of `tomoloc train centroid`, or its table is
+            damaged.
         """
+        if isinstance(model.network, DenseEncoder):
+            return cls(labels=(_ANY,), diameters=(_ANY_DIAMETER,), thresholds=(_LIKELY,))
         if not isinstance(model.network, HeatNetwork):
             raise ValueError(
                 f"the model {model.name or type(model.network).__name__} gives no heat maps: train"
@@ -89,12 +97,12 @@ class CentroidPicker:
     The network gives a heat map for each kind of particle that it has learned, from simulation or
     from a few annotated tomograms (`tomoloc train centroid`); particles are its maxima. Kinds of
     different sizes are found at once, each with its own distance between neighbours. The idea is
-    that of tomoCPT [1]_.
+    that of tomoCPT [1]_. The shipped model `general` finds particles of any kind.
 
     Parameters
     ----------
-    model : StoredModel
-        Folder of a model that `tomoloc train centroid` has made.
+    model : StoredModel or str
+        Folder of a model that `tomoloc train centroid` has made, or the name of a shipped one.
     diameter : float, optional
         Of the particles in angstrom, if not that of the training. It only sets how far they are
         apart at least (half of it), and which of them reach over the border.
@@ -115,7 +123,7 @@ class CentroidPicker:
     .. [2] De Teresa-Trueba et al., Nature Methods 20, 284 (2023), doi:10.1038/s41592-022-01746-2.
     """
 
-    model: StoredModel
+    model: StoredModel | str = "general"
     diameter: float | None = None
     flips: bool = False
     match_spectrum: bool = False
@@ -125,14 +133,14 @@ class CentroidPicker:
     def __post_init__(self) -> None:
         if self.diameter is not None and not self.diameter > 0:
             raise ValueError(f"diameter must be positive; got {self.diameter}")
-        Kinds.of(self.model)
+        Kinds.of(self._model)
         if self.match_spectrum:
-            check_spectrum(self.model)
+            check_spectrum(self._model)
 
     @property
     def particle_diameter(self) -> FloatArray:
         """Of each kind, in angstrom."""
-        stated = Kinds.of(self.model).diameters
+        stated = Kinds.of(self._model).diameters
         return np.array(stated) if self.diameter is None else np.full(len(stated), self.diameter)
 
     def working_spacing(self, voxel_spacing: float) -> float:
@@ -163,12 +171,12 @@ class CentroidPicker:
         ValueError
             If the tomogram is too small or too coarse.
         """
-        labels = Kinds.of(self.model).labels
+        labels = Kinds.of(self._model).labels
         if is_flat(tomogram.data):
             return empty_scores(tomogram, labels)
         if self.match_spectrum:
             tomogram = match_training(
-                tomogram, self.model, spacing=self.working_spacing(tomogram.voxel_spacing)
+                tomogram, self._model, spacing=self.working_spacing(tomogram.voxel_spacing)
             )
         heat = self._features.embed(tomogram)
         return ScoreMap(
@@ -201,9 +209,16 @@ class CentroidPicker:
         -------
         ndarray, shape (label,)
         """
-        stated = Kinds.of(self.model).thresholds
+        stated = Kinds.of(self._model).thresholds
         return np.array(stated) if stated else np.full(len(scores.labels), DEFAULT_THRESHOLD)
 
     @cached_property
+    def _model(self) -> StoredModel:
+        return self.model if isinstance(self.model, StoredModel) else open_model(self.model)
+
+    @cached_property
     def _features(self) -> LearnedFeatures:
-        return LearnedFeatures(model=self.model, device=self.device, flips=self.flips)
+        model = self._model
+        if isinstance(model.network, DenseEncoder):
+            model = replace(model, network=HeatNetwork.from_encoder(model.network, kinds=1))
+        return LearnedFeatures(model=model, device=self.device, flips=self.flips)
