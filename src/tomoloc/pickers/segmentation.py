@@ -45,7 +45,7 @@ FILAMENT_COLUMN = "tomolocFilament"
 
 _TILE_BYTES = 5 << 29
 """Memory for a tile on a processor; less of it means more work, as tiles overlap."""
-_LEAST_PART = 0.25
+_LEAST_PART = 0.4
 """Of a particle's usual volume, below which an instance is none."""
 _VOLUME_OF_PROTEIN = 1210.0
 """Å³ of a kilodalton: 0.73 cm³ of a gram."""
@@ -141,7 +141,7 @@ class SegmentationPicker:
         Of the particles in angstrom, if not that of the training.
     diameter_range : tuple of float, optional
         Keep instances with the volume of a ball whose diameter is in this range, in angstrom; by
-        default, from a quarter of the usual volume on.
+        default, from two fifths of the usual volume on.
     mass_range_kda : tuple of float, optional
         Keep instances with the volume of a protein whose mass is in this range.
     filament_step : float
