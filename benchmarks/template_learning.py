@@ -165,7 +165,7 @@ def main() -> int:
                     rows.append({"target": target, "run": run, **trial(run)})
                     print(rows[-1], file=sys.stderr, flush=True)
     print_table(
-        ["target", "run", "F1", "precision", "recall", "best F1", "|cos|", "p", "training (s)"],
+        ["target", "run", "F1", "precision", "recall", "best F1", "cosine", "p", "training (s)"],
         (
             [r[key] for key in ("target", "run", "f1", "precision", "recall", "best_f1", "cosine")]
             + [f"{r['p']:.2g}", r["seconds"]]
