@@ -173,7 +173,7 @@ def centroid(
     validation: Several | None = None,
     profile: Literal["gaussian", "binary"] = "gaussian",
     loss: Literal["entropy", "huber"] = "entropy",
-    steps: int = 600,
+    steps: int = 500,
     patience: int = 6,
     learning_rate: float | None = None,
     voxel_spacing: float | None = None,
@@ -222,7 +222,7 @@ def centroid(
     loss
         Cross entropy, or that of tomoCPT.
     steps
-        Batches of four patches.
+        Batches of four patches, or of two where particles are large.
     patience
         Stop after so many validations, 100 steps apart, without a better F1; 0 never does.
     learning_rate
@@ -353,8 +353,8 @@ def _patching(diameter: float) -> Patching:
     """Patches that hold a particle of so many voxels with what surrounds it."""
     from tomoloc.train.patches import Patching
 
-    side = 64 if diameter <= 24 else 96
-    return Patching(number=4, shape=(side, side, side), positive=0.7)
+    side, number = (64, 4) if diameter <= 24 else (96, 2)
+    return Patching(number=number, shape=(side, side, side), positive=0.7)
 
 
 def _heat_network(first: StoredModel | None, labels: Sequence[str], seed: int) -> HeatNetwork:
