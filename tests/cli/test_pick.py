@@ -408,7 +408,7 @@ def test_picks_again_from_saved_scores(picked, samples, run, tmp_path):
 
 def test_several_templates_compete(samples, run, tmp_path):
     words = ("--template", "builtin:58", "--template", "builtin:4", "--label", "knot,disc")
-    more = ("--symmetry", "D4,C4", "--angular-step", 40)
+    more = ("--symmetry", "D4,C4", "--angular-step", 60)
     assert (
         run(samples / "knot_000" / "tomogram.mrc", "-o", tmp_path, *words, *more, "--save-scores")[
             0

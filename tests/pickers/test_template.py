@@ -176,7 +176,7 @@ def test_ctf_correction_is_as_stated(correction: str) -> None:
     best = {
         stated: TemplatePicker(
             template=structure,
-            angular_step=30,
+            angular_step=45,
             symmetry="D2",
             ctf_correction=stated,
             exhaustive=True,
