@@ -108,7 +108,7 @@ def _is_activation(name: str, module: nn.Module, network: nn.Module) -> bool:
         return isinstance(module, nn.ReLU)
     parts = name.split(".")
     is_block = len(parts) == 3 and parts[0] in ("downward", "upward")
-    return is_block or name.startswith("hidden.") or isinstance(module, Unit)
+    return is_block or name in ("hidden.fine", "hidden.coarse") or isinstance(module, Unit)
 
 
 @cache
@@ -211,11 +211,11 @@ class Int8Network:
         """See `DenseNetwork.ascend`."""
         layer, scale = self._enlarge[level], self._scale(f"upward.{level}:in")
         out = torch.empty_like(kept)
-        _place(
-            points_of(layer(coarse)),
+        _add_coarse(
             points_of(kept),
-            np.float32(layer.out / scale),
+            points_of(layer(coarse)),
             np.float32(self._after("downward", level) / scale),
+            np.float32(layer.out / scale),
             points_of(out),
         )
         return self._run(f"upward.{level}", out)
@@ -227,7 +227,7 @@ class Int8Network:
             return y
         fine, beside, scale = self._fine(x), self._beside(coarse), self._scale("hidden.last:in")
         out = torch.empty_like(fine, dtype=torch.uint8)
-        _spread(
+        _add_coarse(
             points_of(fine),
             points_of(beside),
             np.float32(self._fine.out / scale),
@@ -283,7 +283,7 @@ class Int8Network:
 
     def _range(self, name: str) -> float:
         if name not in self._ranges:
-            raise ValueError(f"no range of activations for {name}")
+            raise ValueError(f"no range of activations for {name}: copy the model again")
         return float(self._ranges[name])
 
 
@@ -401,44 +401,35 @@ def _flat(x: Tensor) -> Bytes:
     return points_of(x).reshape(-1)
 
 
+@njit(inline="always")
+def _as_byte(value: np.float32) -> np.uint8:
+    return np.uint8(min(max(value + np.float32(0.5), np.float32(0)), np.float32(255)))
+
+
 @njit(parallel=True, cache=True, fastmath=True)
 def _round(values: Bytes, factor: np.float32, out: Bytes) -> None:
     for i in prange(len(values)):
-        v = values[i] * factor + np.float32(0.5)
-        out[i] = np.uint8(min(max(v, np.float32(0)), np.float32(255)))
+        out[i] = _as_byte(values[i] * factor)
 
 
 @njit(parallel=True, cache=True, fastmath=True)
 def _add(a: Bytes, b: Bytes, of_a: np.float32, of_b: np.float32, out: Bytes) -> None:
     for i in prange(len(a)):
-        v = np.float32(a[i]) * of_a + np.float32(b[i]) * of_b + np.float32(0.5)
-        out[i] = np.uint8(min(max(v, np.float32(0)), np.float32(255)))
+        out[i] = _as_byte(np.float32(a[i]) * of_a + np.float32(b[i]) * of_b)
 
 
 @njit(parallel=True, cache=True, fastmath=True)
-def _place(eight: Bytes, kept: Bytes, of_new: np.float32, of_kept: np.float32, out: Bytes) -> None:
-    """Add to points what each coarser one has for its eight."""
-    depth, height, width, channels = kept.shape
-    for z in prange(depth):
-        for y in range(height):
-            for x in range(width):
-                first = ((z % 2 * 2 + y % 2) * 2 + x % 2) * channels
-                new = eight[z // 2, y // 2, x // 2, first : first + channels]
-                old, made = kept[z, y, x], out[z, y, x]
-                for c in range(channels):
-                    v = np.float32(new[c]) * of_new + np.float32(old[c]) * of_kept
-                    v += np.float32(0.5)
-                    made[c] = np.uint8(min(max(v, np.float32(0)), np.float32(255)))
-
-
-@njit(parallel=True, cache=True, fastmath=True)
-def _spread(fine: Bytes, coarse: Bytes, of_f: np.float32, of_c: np.float32, out: Bytes) -> None:
-    """Add to points what the coarser one above them has."""
+def _add_coarse(
+    fine: Bytes, coarse: Bytes, of_fine: np.float32, of_coarse: np.float32, out: Bytes
+) -> None:
+    """Add to points what each coarser one has for its eight, or, with as many channels, for all."""
     depth, height, width, channels = fine.shape
     for z in prange(depth):
         for y in range(height):
             for x in range(width):
-                old, new, made = fine[z, y, x], coarse[z // 2, y // 2, x // 2], out[z, y, x]
+                first = ((z % 2 * 2 + y % 2) * 2 + x % 2) * channels % coarse.shape[3]
+                above = coarse[z // 2, y // 2, x // 2, first : first + channels]
+                own, made = fine[z, y, x], out[z, y, x]
                 for c in range(channels):
-                    v = np.float32(old[c]) * of_f + np.float32(new[c]) * of_c + np.float32(0.5)
-                    made[c] = np.uint8(min(max(v, np.float32(0)), np.float32(255)))
+                    value = np.float32(own[c]) * of_fine + np.float32(above[c]) * of_coarse
+                    made[c] = _as_byte(value)

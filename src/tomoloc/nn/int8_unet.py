@@ -119,7 +119,7 @@ class Int8UNet:
 
     def _scale(self, name: str) -> float:
         if (name := f"body.{name}") not in self._ranges:
-            raise ValueError(f"no range of activations for {name}")
+            raise ValueError(f"no range of activations for {name}: copy the model again")
         return float(self._ranges[name]) / MOST
 
 
