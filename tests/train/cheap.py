@@ -1,5 +1,13 @@
 """Samples that cost nothing: balls and pairs of balls in noise, two labels."""
 
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 
 from tomoloc.types import Particles, Sample, Tomogram
@@ -31,3 +39,22 @@ def source(start):
     while True:
         yield make_sample(number)
         number += 1
+
+
+def read_rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def kill_training(code, folder):
+    """Run code that trains in a folder, kill it after some steps, and tell how many were logged."""
+    code = code.format(tests=str(Path(__file__).parent))
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], env=os.environ)
+    log, deadline = folder / "steps.csv", time.monotonic() + 60
+    while not (log.is_file() and len(read_rows(log)) > 3):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return len(read_rows(log))

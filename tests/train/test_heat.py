@@ -1,19 +1,12 @@
 """Heat maps: labels, loss, patches, validation."""
 
-import csv
 import itertools
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from cheap import SHAPE, make_sample
+from cheap import SHAPE, kill_training, make_sample, read_rows
 from torch import nn
 
 from tomoloc.nn.encoder import HeatNetwork
@@ -243,23 +236,10 @@ def endless(first):
     return (make_sample(number) for number in itertools.count(first))
 
 
-def read_rows(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
-
-
 def test_a_killed_training_goes_on_to_the_same_weights_and_scores(tmp_path):
     folder, whole = tmp_path / "killed", tmp_path / "whole"
-    code = SCRIPT.format(tests=str(Path(__file__).parent))
-    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], env=os.environ)
-    log, deadline = folder / "steps.csv", time.monotonic() + 60
-    while not (log.is_file() and len(read_rows(log)) > 3):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    settings = replace(QUICK, steps=len(read_rows(log)) + 3, decay=0.0)
+    done = kill_training(SCRIPT, folder)
+    settings = replace(QUICK, steps=done + 3, decay=0.0)
     given = {"settings": settings, "task": make_task(), "validation": [make_sample(9)]}
     resumed = train(tiny(seed=2), endless, folder=folder, **given)
     unbroken = train(tiny(), endless, folder=whole, **given)

@@ -1,16 +1,9 @@
-import csv
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from cheap import make_sample, source
+from cheap import kill_training, make_sample, read_rows, source
 
 from tomoloc.nn.encoder import DenseEncoder
 from tomoloc.simulate.recipe import Recipe
@@ -33,11 +26,6 @@ SETTINGS = TrainSettings(
 
 def tiny(seed=1):
     return make_encoder(seed=seed, widths=(8, 12), down=(1, 1), up=(1,), channels=8)
-
-
-def rows(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
 
 
 def weights(model):
@@ -80,7 +68,7 @@ def test_a_tiny_network_learns_two_built_in_classes(tmp_path):
         validation=[held_out],
         publish=lambda _, report: reports.append(report),
     )
-    losses = [float(row["contrastive"]) for row in rows(tmp_path / "steps.csv")]
+    losses = [float(row["contrastive"]) for row in read_rows(tmp_path / "steps.csv")]
     assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:5])
     (report,) = reports
     assert report.step == 90
@@ -102,22 +90,12 @@ train(tiny(), source, settings=replace(SETTINGS, steps=400), folder=Path(sys.arg
 
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
     folder = tmp_path / "killed"
-    code = SCRIPT.format(tests=str(Path(__file__).parent))
-    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], env=os.environ)
-    log = folder / "steps.csv"
-    deadline = time.monotonic() + 60
-    while not (log.is_file() and len(rows(log)) > 3):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    done = len(rows(log))
+    done = kill_training(SCRIPT, folder)
     settings = replace(SETTINGS, steps=done + 5, decay=0.0)
     resumed = train(tiny(seed=2), source, settings=settings, folder=folder)
     unbroken = train(tiny(), source, settings=settings, folder=tmp_path / "unbroken")
     assert torch.equal(weights(resumed), weights(unbroken))
-    before, after = rows(log), rows(tmp_path / "unbroken" / "steps.csv")
+    before, after = read_rows(folder / "steps.csv"), read_rows(tmp_path / "unbroken" / "steps.csv")
     for name in ("step", "loss", "accuracy", "learning_rate", "gradient"):
         assert [row[name] for row in before] == [row[name] for row in after]
 
@@ -125,9 +103,9 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
 def test_a_finished_training_is_prolonged(tmp_path):
     train(tiny(), source, settings=SETTINGS, folder=tmp_path)
     model = train(tiny(2), source, settings=SETTINGS, folder=tmp_path)
-    assert len(rows(tmp_path / "steps.csv")) == 6
+    assert len(read_rows(tmp_path / "steps.csv")) == 6
     longer = train(tiny(2), source, settings=replace(SETTINGS, steps=8), folder=tmp_path)
-    assert [int(row["step"]) for row in rows(tmp_path / "steps.csv")] == list(range(8))
+    assert [int(row["step"]) for row in read_rows(tmp_path / "steps.csv")] == list(range(8))
     assert not torch.equal(weights(model), weights(longer))
 
 
@@ -145,7 +123,7 @@ def test_validation_ends_a_training_that_no_longer_gains(tmp_path):
     assert 2 <= len(reports) < 50
     assert [report.finished for _, report in reports] == [False] * (len(reports) - 1) + [True]
     assert not any(training for training, _ in reports)
-    assert len(rows(tmp_path / "validation.csv")) == len(reports)
+    assert len(read_rows(tmp_path / "validation.csv")) == len(reports)
 
 
 def test_samples_come_when_they_are_due_and_are_asked_for_once(tmp_path):

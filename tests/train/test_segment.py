@@ -1,18 +1,11 @@
 """Segmentation: labels, patches, losses, prediction, validation, learning, going on."""
 
-import csv
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from cheap import SHAPE, make_sample
+from cheap import SHAPE, kill_training, make_sample, read_rows
 from torch import nn
 
 from tomoloc.nn.unet import SegmentationNetwork
@@ -343,24 +336,10 @@ QUICK = replace(
 )
 
 
-def rows(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
-
-
 def test_a_killed_training_goes_on_to_the_same_weights_and_scores(tmp_path):
     folder, whole = tmp_path / "killed", tmp_path / "whole"
-    code = SCRIPT.format(tests=str(Path(__file__).parent))
-    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], env=os.environ)
-    log = folder / "steps.csv"
-    deadline = time.monotonic() + 60
-    while not (log.is_file() and len(rows(log)) > 3):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    settings = replace(QUICK, steps=len(rows(log)) + 3, decay=0.0)
+    done = kill_training(SCRIPT, folder)
+    settings = replace(QUICK, steps=done + 3, decay=0.0)
     given = {"settings": settings, "task": make_task(), "validation": [make_scene(9)]}
     resumed = train(tiny(seed=2), endless, folder=folder, **given)
     unbroken = train(tiny(), endless, folder=whole, **given)
@@ -370,7 +349,7 @@ def test_a_killed_training_goes_on_to_the_same_weights_and_scores(tmp_path):
         ("steps.csv", ("step", "loss", "accuracy", "gradient")),
         ("validation.csv", ("step", "dice", "dice ball", "dice wall")),
     ):
-        before, after = rows(folder / file), rows(whole / file)
+        before, after = read_rows(folder / file), read_rows(whole / file)
         for name in columns:
             assert [row[name] for row in before] == [row[name] for row in after]
 
