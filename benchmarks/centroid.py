@@ -1,7 +1,7 @@
 """How well a picker fine-tuned on two annotated tomograms does: heat profiles, losses, starts.
 
     python benchmarks/centroid.py [--steps N] [--tomograms N...] [--tests N] [--runs NAME...]
-        [--threads N] [--json FILE]
+        [--threads N] [--json FILE] [--folder FOLDER]
 
 Two kinds of built-in complexes of different sizes, at once, in scenes with a third kind that nobody
 looks for, vesicles, gold and errors of alignment (`TWO`); and shells of 1000 Å beside vesicles and
@@ -24,6 +24,7 @@ import argparse
 import json
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -137,13 +138,15 @@ def main() -> int:
     )
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--folder", type=Path, help="of data and models, which are kept and reused")
     given = parser.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
     print(f"machine: {describe_machine()}; {given.steps} steps\n")
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as name:
+    with nullcontext(given.folder) if given.folder else tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        folder.mkdir(exist_ok=True)
         most = max(2, *given.tomograms)
         write_shell(folder / "shell.mrc")
         recipes = {"two": TWO, "capsids": CAPSIDS.replace("SHELL", str(folder / "shell.mrc"))}
@@ -158,7 +161,7 @@ def main() -> int:
             scene, *words = RUNS[run]
             train, tests = data[scene][:most], data[scene][most:]
             for number in given.tomograms if run == "scratch" else [2]:
-                model = folder / f"{run}_{number}"
+                model = folder / f"{run}_{number}_{given.steps}"
                 rest = ["--steps", str(given.steps), "--patience", "0", "-o", str(model)]
                 start = perf_counter()
                 call("train", "centroid", "--data", *map(str, train[:number]), *words, *rest)

@@ -55,6 +55,19 @@ def test_peaks_are_found_between_voxels(planted: np.ndarray) -> None:
     assert (np.diff(found.score) <= 0).all()
 
 
+def test_peaks_as_narrow_as_voxels_are_found_between_them(planted: np.ndarray) -> None:
+    scores = score_map(blobs(planted, np.linspace(2, 1, 5), width=0.7))
+    truth = scores.to_position(planted)
+    off = {}
+    for shape in ("parabola", "gaussian"):
+        found = find_peaks(scores, threshold=0.3, min_distance=60, shape=shape)
+        away = np.linalg.norm(found.position[:, None] - truth, axis=-1)
+        assert len(set(away.argmin(axis=1))) == len(found) == 5
+        off[shape] = away.min(axis=1).max() / SPACING
+    assert off["gaussian"] < 0.01
+    assert off["parabola"] > 0.1
+
+
 def test_minimum_distance_keeps_the_better_one() -> None:
     data = blobs(np.array([[20, 20, 20], [20, 20, 28]]), np.array([1.0, 2.0]), width=1.5)
     scores = score_map(data)

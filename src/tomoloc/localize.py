@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numba import njit, prange
@@ -38,6 +38,8 @@ _SLAB_VOXELS = 1 << 24
 """That maxima are looked for in at one time."""
 _STEEPNESS = 0.25
 """Of painted peaks; from 0.5 on, what lies beside a peak could fall below 0."""
+_FOOT = 0.02
+"""Of a peak's height: what is lower beside it has no logarithm to trust."""
 
 
 def find_peaks(
@@ -48,12 +50,13 @@ def find_peaks(
     diameter: ArrayLike | None = None,
     max_particles: int | None = None,
     mask: Volume | None = None,
+    shape: Literal["parabola", "gaussian"] = "parabola",
 ) -> Particles:
     """Find local maxima of a score map.
 
     Candidates are voxels no lower than their 26 neighbours, and higher than one of them. From the
     best down, each one kept removes those of its label that are closer than `min_distance`.
-    Positions are refined by a parabola along each axis.
+    Positions are refined by a curve through three voxels along each axis.
 
     Parameters
     ----------
@@ -70,6 +73,9 @@ def find_peaks(
         Keep this many of each label.
     mask : Volume, data shape (z, y, x), optional
         Peaks lie where this is not zero.
+    shape : {"parabola", "gaussian"}
+        Of the curve. A Gaussian suits maps of no less than 0 that are hardly wider than their
+        voxels, where the vertex of a parabola is too near to the voxel.
 
     Returns
     -------
@@ -94,7 +100,7 @@ def find_peaks(
         data = scores.data[channel]
         index = local_maxima(data, threshold=thresholds[channel], inside=inside)
         value = data[tuple(index.T)].astype(float)
-        refined = _refine(data, index)
+        refined = _refine(data, index, shape=shape)
         position = scores.to_position(refined)
         kept = suppress(position, value, min_distance=distances[channel])[:max_particles]
         tables.append(
@@ -504,17 +510,20 @@ def _maxima(data: NDArray[Any], start: int, stop: int, threshold: float) -> NDAr
     return found
 
 
-def _refine(data: NDArray[Any], index: NDArray[np.intp]) -> FloatArray:
-    """Add the vertex of the parabola through three voxels along each axis; none at the border."""
+def _refine(data: NDArray[Any], index: NDArray[np.intp], *, shape: str) -> FloatArray:
+    """Add the vertex of the curve through three voxels along each axis; none at the border."""
     refined = index.astype(float)
-    here = data[tuple(index.T)].astype(float)
     for axis in range(3):
         inner = (index[:, axis] > 0) & (index[:, axis] < data.shape[axis] - 1)
         step = np.zeros(3, dtype=int)
         step[axis] = 1
-        below = data[tuple((index[inner] - step).T)].astype(float)
-        above = data[tuple((index[inner] + step).T)].astype(float)
-        curvature = 2 * here[inner] - below - above
+        below, middle, above = (
+            data[tuple((index[inner] + n * step).T)].astype(float) for n in (-1, 0, 1)
+        )
+        if shape == "gaussian":  # whose logarithm is a parabola
+            foot = np.maximum(_FOOT * middle, np.finfo(float).tiny)
+            below, middle, above = (np.log(np.maximum(v, foot)) for v in (below, middle, above))
+        curvature = 2 * middle - below - above
         shift = np.divide(
             above - below, 2 * curvature, out=np.zeros(len(below)), where=curvature > 0
         )

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tomoloc.features.learned import LearnedFeatures
+from tomoloc.localize import find_peaks
 from tomoloc.nn.encoder import DenseEncoder, HeatNetwork
 from tomoloc.nn.published import open_model
 from tomoloc.nn.stored import StoredModel
 from tomoloc.physics.contrast import is_flat
 from tomoloc.pickers.trained import check_spectrum, empty_scores, match_training
 from tomoloc.train.heat import DEFAULT_THRESHOLD
-from tomoloc.types import FloatArray, ScoreMap, Tomogram, Volume
+from tomoloc.types import FloatArray, Particles, ScoreMap, Tomogram, Volume
 
 __all__ = ["CentroidPicker", "Kinds"]
 
@@ -211,6 +212,27 @@ class CentroidPicker:
         """
         stated = Kinds.of(self._model).thresholds
         return np.array(stated) if stated else np.full(len(scores.labels), DEFAULT_THRESHOLD)
+
+    def locate(
+        self,
+        scores: ScoreMap,
+        *,
+        threshold: ArrayLike,
+        min_distance: ArrayLike,
+        diameter: ArrayLike,
+        max_particles: int | None = None,
+        mask: Volume | None = None,
+    ) -> Particles:
+        """Do as `tomoloc.localize.find_peaks`, by Gaussians, which is what heat looks like."""
+        return find_peaks(
+            scores,
+            threshold=threshold,
+            min_distance=min_distance,
+            diameter=diameter,
+            max_particles=max_particles,
+            mask=mask,
+            shape="gaussian",
+        )
 
     @cached_property
     def _model(self) -> StoredModel:

@@ -203,7 +203,7 @@ class HeatTask:
         (heat,) = run_whole(model, sample, device=device)
         scores = self._scores(np.where(mark_inside(sample), heat, 0), name)
         half = np.array(self.diameters) / 2
-        picks = find_peaks(scores, threshold=_LOWEST, min_distance=half)
+        picks = find_peaks(scores, threshold=_LOWEST, min_distance=half, shape="gaussian")
         return picks, self._truth(sample, name)
 
     def choose_thresholds(
