@@ -159,6 +159,19 @@ def test_blended_tiles_are_the_whole(rng, halo, max_voxels):
     np.testing.assert_allclose(out[1], -2 * data, atol=1e-5)
 
 
+@pytest.mark.parametrize("max_voxels", [10**9, 24**3 + 1])
+def test_strided_tiles_are_the_whole(rng, max_voxels):
+    """A grid of every second voxel, also where a side is odd."""
+    shape = (16, 27, 40)
+    data = rng.standard_normal(shape).astype(np.float32)
+    tiling = Tiling(
+        shape=shape, stride=2, offset=0.5, period=4, halo=4, mirror=True, max_voxels=max_voxels
+    )
+    out = np.zeros((1, *tiling.output_shape), np.float32)
+    blend_tiles(data, lambda tile: pool(tile)[None], tiling=tiling, out=out)
+    np.testing.assert_allclose(out[0], pool(data[:, :26]), atol=1e-5)
+
+
 def test_blending_fades_from_tile_to_tile():
     """Tiles that disagree leave no step: neighbours differ by a part of what tiles differ by."""
     shape = (8, 8, 96)
@@ -178,7 +191,7 @@ def test_blending_fades_from_tile_to_tile():
     assert (np.diff(line) >= 0).all()
 
 
-def test_only_mirrored_full_resolution_is_blended():
+def test_only_mirrored_tiles_are_blended():
     tiling = Tiling(shape=SHAPE)
     with pytest.raises(ValueError, match="mirrored halos"):
         blend_tiles(np.zeros(SHAPE), lambda tile: tile, tiling=tiling, out=np.zeros((1, *SHAPE)))

@@ -233,10 +233,11 @@ def blend_tiles(
         May be memory-mapped; one tile at a time is read.
     function : callable
         Takes float32 of shape (z, y, x), the halos included, and gives an array of shape
-        (channels, z, y, x).
+        (channels, z / stride, y / stride, x / stride).
     tiling : Tiling
-        Of the data's shape, with stride 1 and `mirror`. Neighbours overlap by two halos.
-    out : ndarray of float32, shape (channels, z, y, x)
+        Of the data's shape, with `mirror`, and a halo that is a multiple of the stride. Neighbours
+        overlap by two halos.
+    out : ndarray of float32, shape (channels, *tiling.output_shape)
         Zeros, which the result is added to.
     description : str
         A few words in front of the progress bar.
@@ -246,34 +247,38 @@ def blend_tiles(
     ValueError
         If the tiling is of another shape than the data, or of another kind.
     """
-    if data.shape != tiling.shape or tiling.stride != 1 or not tiling.mirror:
+    step = tiling.stride
+    if data.shape != tiling.shape or tiling.halo % step or not tiling.mirror:
         raise ValueError(
-            f"blending needs a tiling of shape {data.shape}, stride 1 and with mirrored halos; got"
-            f" {tiling}"
+            f"blending needs a tiling of shape {data.shape} with mirrored halos, multiples of the"
+            f" stride; got {tiling}"
         )
     tiles = tiling.tiles()
     fades = [_fade(tiles, axis, tiling) for axis in range(3)]
     for tile in progress(tiles, description):
         block = function(read_mirrored(data, tile.start, tile.stop))
-        starts = zip(tile.start, tile.stop, tiling.shape, strict=True)
-        place = [slice(max(low, 0), min(high, n)) for low, high, n in starts]
-        inner = [slice(s.start - a, s.stop - a) for s, a in zip(place, tile.start, strict=True)]
-        z, y, x = (fade[a] for fade, a in zip(fades, tile.start, strict=True))
+        first = [low // step for low in tile.start]
+        ends = zip(first, tile.stop, tiling.output_shape, strict=True)
+        place = [slice(max(low, 0), min(high // step, n)) for low, high, n in ends]
+        inner = [slice(s.start - a, s.stop - a) for s, a in zip(place, first, strict=True)]
+        z, y, x = (fade[a] for fade, a in zip(fades, first, strict=True))
         weight = z[:, None, None] * y[:, None] * x
         out[:, *place] += block[:, *inner] * weight
 
 
 def _fade(tiles: list[Tile], axis: int, tiling: Tiling) -> dict[int, NDArray[np.float32]]:
-    """Weights along an axis of what lies inside the volume, by the first voxel of a tile."""
-    n, overlap = tiling.shape[axis], 2 * tiling.halo
+    """Weights along an axis of the points inside the volume, by the first point of a tile."""
+    n, step = tiling.output_shape[axis], tiling.stride
+    halo = tiling.halo // step
+    overlap = 2 * halo
     rise = np.sin(np.pi * (np.arange(overlap) + 0.5) / (2 * max(overlap, 1))) ** 2
     found = {}
     total = np.zeros(n)
-    for start, stop in sorted({(tile.start[axis], tile.stop[axis]) for tile in tiles}):
+    for start, stop in sorted({(t.start[axis] // step, t.stop[axis] // step) for t in tiles}):
         weight = np.ones(stop - start)
-        if start + tiling.halo > 0:  # another tile lies before
+        if start + halo > 0:  # another tile lies before
             weight[:overlap] *= rise
-        if stop - tiling.halo < n:
+        if stop - halo < n:
             weight[len(weight) - overlap :] *= rise[::-1]
         inside = weight[max(-start, 0) : n - start]
         total[max(start, 0) : stop] += inside

@@ -10,6 +10,7 @@ from tomoloc.cli import train as command
 from tomoloc.cli.main import main
 from tomoloc.io.samples import read_sample
 from tomoloc.io.tables import read_particles
+from tomoloc.nn import monai
 from tomoloc.nn.stored import load_model
 from tomoloc.train import loop
 from tomoloc.train.patches import Patching
@@ -161,6 +162,8 @@ def test_from_a_model_of_its_own_kind(samples, tmp_path, capsys):
         (["--data", "samples", "--diameter", "ball=big"], "LABEL=NUMBER with ball or dimer; got"),
         (["--data", "samples", "--diameter", "cube=10"], "LABEL=NUMBER with ball or dimer; got"),
         (["--data", "samples", "--from", "nowhere"], "no model nowhere"),
+        (["--data", "samples", "--network", "SwinUNETR", "--from", "general"], "starts untrained"),
+        (["--data", "samples", "--network", "Nonsense"], "Nonsense"),
         (["--data", "samples", "--steps", "0"], "steps must be at least 1"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -171,6 +174,24 @@ def test_wrong_use_is_one_line(samples, words, said, tmp_path, capsys, monkeypat
     run(*words, "-o", "mine", code=2)
     assert said in complaint(capsys)
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_network_of_monai(samples, tmp_path, monkeypatch):
+    pytest.importorskip("monai")
+    flat = {"feature_size": 12, "use_v2": True, "depths": [1, 1, 1, 1]}
+    monkeypatch.setitem(monai._TOMOCPT, "SwinUNETR", flat)
+    cubes = Patching(number=1, shape=(32, 32, 64))
+    monkeypatch.setattr(command, "_patching", lambda _: cubes)
+    rest = ["--network", "SwinUNETR", "--steps", "1", "-o", tmp_path / "mine"]
+    run("--data", samples, *rest)
+    model = load_model(tmp_path / "mine")
+    assert model.network.settings["architecture"] == "SwinUNETR"
+    assert model.config["training"]["from"] == "none"
+    tomogram = str(samples / "two_000" / "tomogram.mrc")
+    words = ["pick", "centroid", tomogram, "-o", tmp_path / "picks", "--model", tmp_path / "mine"]
+    assert main([*map(str, words)]) == 0
+    assert (tmp_path / "picks" / "tomogram.star").is_file()
 
 
 def test_without_a_model_of_ones_own_particles_of_any_kind_are_found(samples, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from tomoloc.nn.int8 import computes_in_int8, measure_ranges
 from tomoloc.nn.int8_unet import Int8UNet
 from tomoloc.nn.unet import SegmentationNetwork
-from tomoloc.train.segment import predict
+from tomoloc.train.predict import predict
 
 pytestmark = pytest.mark.skipif(not computes_in_int8(), reason="the processor has no VNNI")
 SHAPE = (24, 40, 64)

@@ -138,7 +138,7 @@ def test_networks_of_monai(tmp_path):
     assert network.select([0, 1]).settings == network.settings
     with pytest.raises(ValueError, match="all 2 of its kinds"):
         network.select([1])
-    with pytest.raises(ValueError, match="MONAI has no network Nonsense"):
+    with pytest.raises(ValueError, match="nor MONAI has a network Nonsense"):
         make(architecture="Nonsense")
     with pytest.raises(ValueError, match="cannot be made so"):
         make(architecture="SegResNet", options={"nonsense": 1})

@@ -7,9 +7,12 @@ import pytest
 import torch
 from handmade import make_blob_model, make_heat_model
 from scipy.ndimage import gaussian_filter
+from torch import nn
 
 from tomoloc.features.spectra import local_spectrum
+from tomoloc.nn import monai
 from tomoloc.nn.encoder import DenseEncoder, HeatNetwork
+from tomoloc.nn.monai import MonaiHeatNetwork
 from tomoloc.nn.stored import StoredModel, load_model, save_model
 from tomoloc.nn.window import WindowEncoder
 from tomoloc.pickers.centroid import CentroidPicker
@@ -73,6 +76,27 @@ def test_turns_agree_with_the_grid(rng):
     np.testing.assert_allclose(once.origin, four.origin)
     inner = np.s_[:, 2:-2, 2:-2, 2:-2]
     np.testing.assert_allclose(once.data[inner], four.data[inner], atol=0.03)
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_networks_of_monai_find_the_same_places(rng, monkeypatch, flips):
+    """Here one that says of each voxel how bright it is, over tiles that fade into each other."""
+    monkeypatch.setattr(monai, "make_monai", lambda *_, outputs, **__: nn.Conv3d(1, outputs, 1))
+    network = MonaiHeatNetwork().eval()
+    nn.init.constant_(network.body.weight, 1.0)
+    nn.init.constant_(network.body.bias, -6.0)
+    tomogram, truth = make_tomogram(rng, shape=(37, 64, 71))
+    smooth = tomogram.with_data(gaussian_filter(tomogram.data, 2))
+    model = StoredModel(
+        network=network,
+        voxel_spacing=10.0,
+        config={"particles": {"labels": ["blob"], "diameters": [90.0]}},
+    )
+    picker = CentroidPicker(model=model, device="cpu", flips=flips)
+    found = pick(smooth, picker, contrast="dark", threshold=0.3, max_particles=2).particles
+    distance = np.linalg.norm(found.position[:, None] - truth, axis=-1).min(axis=0)
+    assert len(found) == 2
+    assert (distance < 6).all()
 
 
 def test_a_stored_model_picks_the_same(rng, tmp_path):

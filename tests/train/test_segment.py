@@ -12,7 +12,8 @@ from tomoloc.nn.unet import SegmentationNetwork
 from tomoloc.train.loop import TrainSettings, train
 from tomoloc.train.losses import entropy_loss, tversky_loss
 from tomoloc.train.patches import Patching
-from tomoloc.train.segment import UNKNOWN, SegmentTask, draw_segments, mark_class, predict
+from tomoloc.train.predict import predict
+from tomoloc.train.segment import UNKNOWN, SegmentTask, draw_segments, mark_class
 from tomoloc.types import Particles, Sample, Tomogram, Volume
 
 PATCHING = Patching(number=4, shape=(16, 24, 32), positive=0.75)

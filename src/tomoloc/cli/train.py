@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tomoloc.nn.encoder import HeatNetwork
+    from tomoloc.nn.monai import MonaiHeatNetwork
     from tomoloc.nn.stored import StoredModel
     from tomoloc.pickers.centroid import Kinds
     from tomoloc.train.loop import Report
@@ -169,7 +170,8 @@ def centroid(
     diameter: Several | None = None,
     labels: Several | None = None,
     ratio: Annotated[list[int] | None, Parameter(consume_multiple=True, negative="")] = None,
-    start: Annotated[str, Parameter(name="--from")] = "general",
+    start: Annotated[str | None, Parameter(name="--from")] = None,
+    network: str | None = None,
     validation: Several | None = None,
     profile: Literal["gaussian", "binary"] = "gaussian",
     loss: Literal["entropy", "huber"] = "entropy",
@@ -213,7 +215,11 @@ def centroid(
         How many samples are taken in a turn from each of --data, and last from --tomograms; by
         default one from all folders together, one of --tomograms and one from each recipe.
     start
-        Model to start from: one that comes with tomoloc, a folder, or none for an untrained one.
+        Model to start from: one that comes with tomoloc, a folder, or none for an untrained one;
+        general by default.
+    network
+        A network of MONAI to start with instead, such as SwinUNETR, that of tomoCPT, if MONAI is
+        installed. It is for GPUs.
     validation
         Held-out data, as in --data. By default one tomogram of three or more is held out, and
         others of the recipes.
@@ -252,6 +258,9 @@ def centroid(
     check_numbers(jobs=jobs, patience=patience, seed=seed)
     check_writable(output.parent)
     where = resolve_device(device)
+    if network is not None and start not in {None, "none"}:
+        raise ValueError(f"--network {network} starts untrained: leave out --from")
+    start = start or ("general" if network is None else "none")
     first = find_start(start)
     training = read_sources(
         data, validation, particles=particles, tomograms=tomograms, ratio=ratio, seed=seed,
@@ -276,7 +285,7 @@ def centroid(
         learning_rate=learning_rate or (1e-3 if first is None else 3e-4),
         seed=seed,
     )
-    network = _heat_network(first, names, seed)
+    learner = _heat_network(first, names, seed, network=network)
     record = {
         "data": [*(data or []), *([str(particles)] if particles else [])],
         "from": start,
@@ -288,6 +297,7 @@ def centroid(
         "diameters": list(sizes),
     }
     record |= {"ratio": ratio} if ratio else {}
+    record |= {"network": network} if network else {}
     own = output.with_name(f"{output.name}.training")
     take_up(output, own, record, overwrite=overwrite)
     few = training.few(JUDGED)
@@ -314,7 +324,7 @@ def centroid(
         save_model(output, with_ranges(model, few))
 
     teach(
-        network, training, settings=settings, task=task, output=output, own=own, device=where,
+        learner, training, settings=settings, task=task, output=output, own=own, device=where,
         publish=publish,
     )  # fmt: skip
 
@@ -357,17 +367,26 @@ def _patching(diameter: float) -> Patching:
     return Patching(number=number, shape=(side, side, side), positive=0.7)
 
 
-def _heat_network(first: StoredModel | None, labels: Sequence[str], seed: int) -> HeatNetwork:
+def _heat_network(
+    first: StoredModel | None, labels: Sequence[str], seed: int, *, network: str | None
+) -> HeatNetwork | MonaiHeatNetwork:
     """Make the network to begin with."""
+    import torch
+
     from tomoloc.nn.encoder import DenseEncoder, HeatNetwork
+    from tomoloc.nn.monai import MonaiHeatNetwork
     from tomoloc.pickers.centroid import Kinds
     from tomoloc.train.loop import make_encoder
 
+    if network is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return MonaiHeatNetwork(kinds=len(labels), architecture=network)
     if first is None:
         return HeatNetwork.from_encoder(make_encoder(seed=seed), kinds=len(labels))
     if isinstance(first.network, DenseEncoder):
         return HeatNetwork.from_encoder(first.network, kinds=len(labels))
-    if not isinstance(first.network, HeatNetwork):
+    if not isinstance(first.network, HeatNetwork | MonaiHeatNetwork):
         raise ValueError(f"--from {first.name}: heat maps cannot start from a window network")
     known = Kinds.of(first).labels
     if missing := [name for name in labels if name not in known]:

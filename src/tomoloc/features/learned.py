@@ -15,12 +15,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from tomoloc.arrays import allocate, release
+from tomoloc.features.blended import BlendedRun
 from tomoloc.features.candidates import look_up
 from tomoloc.features.dense import DenseRun
 from tomoloc.features.windows import WindowRun
 from tomoloc.nn.device import resolve_device
 from tomoloc.nn.encoder import DenseEncoder, DenseNetwork, HeatNetwork
 from tomoloc.nn.int8 import Int8Network, computes_in_int8
+from tomoloc.nn.monai import MonaiHeatNetwork
 from tomoloc.nn.stored import StoredModel
 from tomoloc.nn.window import WindowEncoder
 from tomoloc.physics.contrast import robust_scale
@@ -46,6 +48,7 @@ _FINEST = 0.25
 _LEAST_SIDE = 8
 """In voxels: of a tomogram, once rescaled."""
 _TILE_BYTES = 640 << 20
+_HEAT = HeatNetwork | MonaiHeatNetwork
 _LEAST_LENGTH = 1e-6
 """Of a mean of unit vectors that is made one again."""
 
@@ -92,7 +95,7 @@ class LearnedFeatures:
     def channels(self) -> int:
         """Numbers at each place, without the probability of a centre."""
         network = self._network
-        return network.channels if not isinstance(network, HeatNetwork) else network.kinds
+        return network.kinds if isinstance(network, _HEAT) else network.channels
 
     @property
     def finds_centers(self) -> bool:
@@ -107,7 +110,7 @@ class LearnedFeatures:
         ValueError
             If the model gives heat maps of what it was trained for.
         """
-        if isinstance(self.model.network, HeatNetwork):
+        if isinstance(self.model.network, _HEAT):
             raise ValueError(
                 f"the model {self.model.name} finds what it was trained for and gives no vectors to"
                 " compare: use it with tomoloc pick centroid"
@@ -191,6 +194,8 @@ class LearnedFeatures:
         tomogram = self._fit(tomogram)
         places = np.reshape(np.asarray(position, dtype=float), (-1, 3))
         network = self._network
+        if not isinstance(network, DenseNetwork | WindowEncoder):
+            return look_up(self.embed(tomogram), places, centers=False)
         if isinstance(network, WindowEncoder):
             parts = (self._embed_windows(network, tomogram, place) for place in places)
         else:
@@ -226,7 +231,7 @@ class LearnedFeatures:
 
     def _start(
         self, volume: Volume, scale: tuple[float, float]
-    ) -> tuple[Sequence[DenseRun | WindowRun], Volume]:
+    ) -> tuple[Sequence[BlendedRun | DenseRun | WindowRun], Volume]:
         """Prepare the runs to average, and the grid that their output will be on."""
         runs = self._runs(volume.data, scale)
         grid = Volume(
@@ -239,22 +244,24 @@ class LearnedFeatures:
 
     def _runs(
         self, data: NDArray[Any], scale: tuple[float, float]
-    ) -> Sequence[DenseRun | WindowRun]:
+    ) -> Sequence[BlendedRun | DenseRun | WindowRun]:
         release(data)
         network = self._engine
         if isinstance(network, WindowEncoder):
             return [WindowRun(network=network, data=data)]
-        run = DenseRun(
-            network=network,
-            data=data,
-            median=scale[0],
-            deviation=scale[1],
-            tile_bytes=self.tile_bytes or tile_bytes(self._device),
-        )
+        how: dict[str, Any] = {
+            "median": scale[0],
+            "deviation": scale[1],
+            "tile_bytes": self.tile_bytes or tile_bytes(self._device),
+        }
+        if isinstance(network, MonaiHeatNetwork):
+            half = self._choose_precision() == "bfloat16"
+            return [BlendedRun(network=network, data=data, half=half, flips=self.flips, **how)]
+        run = DenseRun(network=network, data=data, **how)
         turns = HALF_TURNS if self.flips else HALF_TURNS[:1]
         return [replace(run, flipped=axes) for axes in turns]
 
-    def _whole(self, runs: Sequence[DenseRun | WindowRun], grid: Volume) -> Volume:
+    def _whole(self, runs: Sequence[BlendedRun | DenseRun | WindowRun], grid: Volume) -> Volume:
         """Put the blocks of the runs together."""
         data = allocate((*grid.shape, runs[0].channels), np.float16)
         for number, run in enumerate(runs):
@@ -262,7 +269,7 @@ class LearnedFeatures:
                 share = block / np.float16(len(runs))
                 data[target] = share + data[target] if number else share
                 release(data)
-        if self.flips and not isinstance(self._network, HeatNetwork):
+        if self.flips and not isinstance(self._network, _HEAT):
             for section in data:
                 vectors = section[..., : self.channels].astype(np.float32)
                 length = np.linalg.norm(vectors, axis=-1, keepdims=True)
@@ -280,11 +287,11 @@ class LearnedFeatures:
         return resolve_device(self.device)
 
     @cached_property
-    def _network(self) -> DenseEncoder | HeatNetwork | WindowEncoder:
+    def _network(self) -> DenseEncoder | HeatNetwork | MonaiHeatNetwork | WindowEncoder:
         network = self.model.network
         if isinstance(network, DenseEncoder | HeatNetwork):
             return network.fuse()
-        if isinstance(network, WindowEncoder):
+        if isinstance(network, MonaiHeatNetwork | WindowEncoder):
             return copy.deepcopy(network).eval()
         raise ValueError(
             f"the model {self.model.name} has a {type(network).__name__} and gives no vectors:"
@@ -292,11 +299,15 @@ class LearnedFeatures:
         )
 
     @cached_property
-    def _engine(self) -> DenseEncoder | HeatNetwork | Int8Network | WindowEncoder:
+    def _engine(
+        self,
+    ) -> DenseEncoder | HeatNetwork | Int8Network | MonaiHeatNetwork | WindowEncoder:
         """What computes: the network on its device, in its precision."""
         network = self._network
         precision = self._choose_precision()
-        if precision == "int8" and not isinstance(network, WindowEncoder):
+        if isinstance(network, MonaiHeatNetwork):  # which changes its precision on its way
+            return copy.deepcopy(network).to(self._device)
+        if precision == "int8" and isinstance(network, DenseNetwork):
             return Int8Network(network, self.model.config[RANGES])
         kind = torch.bfloat16 if precision == "bfloat16" else torch.float32
         network = copy.deepcopy(network).to(self._device, kind)

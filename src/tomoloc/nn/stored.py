@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from tomoloc.nn.encoder import DenseEncoder, HeatNetwork
+from tomoloc.nn.monai import MonaiHeatNetwork
 from tomoloc.nn.unet import SegmentationNetwork
 from tomoloc.nn.window import WindowEncoder
 
@@ -33,7 +34,13 @@ _FORMAT = 1
 _CONFIG, _WEIGHTS, _CARD = "config.toml", "weights.safetensors", "card.md"
 _NETWORKS: dict[str, type[Any]] = {
     network.__name__: network
-    for network in (DenseEncoder, HeatNetwork, SegmentationNetwork, WindowEncoder)
+    for network in (
+        DenseEncoder,
+        HeatNetwork,
+        MonaiHeatNetwork,
+        SegmentationNetwork,
+        WindowEncoder,
+    )
 }
 _OWN_KEYS = {"format", "network", "voxel_spacing", "settings"}
 

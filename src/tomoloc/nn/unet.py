@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tomoloc.nn.encoder import Unit
+from tomoloc.nn.monai import PERIOD, make_monai
 
 __all__ = ["ARCHITECTURES", "SegmentationNetwork"]
 
@@ -25,7 +26,6 @@ ARCHITECTURES = ("unet3d", "unet2.5d")
 
 _BOTTOM = 4  # convolutions at the coarsest level, where others have two each way
 _TENSORS = 6  # of the finest level's size that are in memory at one time
-_MONAI_PERIOD = 32  # sides that all of MONAI's networks take
 
 
 class SegmentationNetwork(nn.Module):
@@ -72,7 +72,7 @@ class SegmentationNetwork(nn.Module):
             depth = slices if architecture == "unet2.5d" else None
             self.body = _UNet(self.channels, outputs=kinds + 1, slices=depth)
         else:
-            self.body = _make_monai(architecture, kinds + 1, self.options)
+            self.body = make_monai(architecture, outputs=kinds + 1, options=self.options)
 
     @property
     def is_own(self) -> bool:
@@ -87,13 +87,13 @@ class SegmentationNetwork(nn.Module):
     @property
     def period(self) -> int:
         """Sides must be multiples of it."""
-        return 2 ** (len(self.channels) - 1) if self.is_own else _MONAI_PERIOD
+        return 2 ** (len(self.channels) - 1) if self.is_own else PERIOD
 
     @property
     def halo(self) -> int:
         """Voxels around a point beyond which nothing matters; of MONAI's, what is usual."""
         if not self.is_own:
-            return _MONAI_PERIOD
+            return PERIOD
         reach = 0
         for level in range(len(self.channels)):
             is_last = level == len(self.channels) - 1
@@ -250,22 +250,3 @@ def _convolutions(
         convolution = nn.Conv3d(before, width, kernel, padding="same", bias=False)
         layers += [Unit(convolution), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
-
-
-def _make_monai(name: str, outputs: int, options: Mapping[str, Any]) -> nn.Module:
-    known = ", ".join(ARCHITECTURES)
-    try:
-        from monai.networks import nets
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"the network {name} is none of {known}: those of MONAI need pip install"
-            " 'tomoloc[monai]'"
-        ) from error
-    kind = getattr(nets, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-        raise ValueError(f"MONAI has no network {name}, and it is none of {known}")
-    try:
-        network: nn.Module = kind(spatial_dims=3, in_channels=1, out_channels=outputs, **options)
-    except TypeError as error:
-        raise ValueError(f"MONAI's {name} cannot be made so: {error}") from error
-    return network

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from tomoloc.features.learned import LearnedFeatures
 from tomoloc.localize import find_peaks
 from tomoloc.nn.encoder import DenseEncoder, HeatNetwork
+from tomoloc.nn.monai import MonaiHeatNetwork
 from tomoloc.nn.published import open_model
 from tomoloc.nn.stored import StoredModel
 from tomoloc.physics.contrast import is_flat
@@ -56,7 +57,7 @@ class Kinds:
         """
         if isinstance(model.network, DenseEncoder):
             return cls(labels=(_ANY,), diameters=(_ANY_DIAMETER,), thresholds=(_LIKELY,))
-        if not isinstance(model.network, HeatNetwork):
+        if not isinstance(model.network, HeatNetwork | MonaiHeatNetwork):
             raise ValueError(
                 f"the model {model.name or type(model.network).__name__} gives no heat maps: train"
                 " one with tomoloc train centroid"

@@ -32,7 +32,8 @@ from tomoloc.nn.unet import SegmentationNetwork
 from tomoloc.physics.contrast import is_flat, robust_scale
 from tomoloc.physics.rotations import turn_to
 from tomoloc.pickers.trained import check_spectrum, empty_scores, match_training
-from tomoloc.train.segment import mark_class, predict
+from tomoloc.train.predict import predict
+from tomoloc.train.segment import mark_class
 from tomoloc.types import FloatArray, Particles, ScoreMap, Tomogram, Volume
 
 __all__ = ["FILAMENT_COLUMN", "ROLES", "Kind", "SegmentationPicker", "read_kinds"]

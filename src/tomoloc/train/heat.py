@@ -19,9 +19,12 @@ from torch.nn import functional
 from tomoloc.evaluate import evaluate_particles
 from tomoloc.evaluate.results import Scores
 from tomoloc.localize import find_peaks
+from tomoloc.nn.device import gains_from_bfloat16
+from tomoloc.nn.monai import MonaiHeatNetwork
 from tomoloc.train.frames import STRIDE, ball_window, draw_half_turn, learned_part
 from tomoloc.train.losses import center_loss
 from tomoloc.train.patches import Patching, Prepared, choose_start, label_number, prepare
+from tomoloc.train.predict import predict
 from tomoloc.train.validate import mark_inside, run_whole
 from tomoloc.types import FloatArray, Particles, Sample, ScoreMap
 
@@ -200,7 +203,10 @@ class HeatTask:
         picks, truth : Particles
             From the sample's first voxel.
         """
-        (heat,) = run_whole(model, sample, device=device)
+        if isinstance(model, MonaiHeatNetwork):  # for a whole sample there may be no memory
+            heat = predict(model, sample.data, device=device, half=gains_from_bfloat16(device))
+        else:
+            (heat,) = run_whole(model, sample, device=device)
         scores = self._scores(np.where(mark_inside(sample), heat, 0), name)
         half = np.array(self.diameters) / 2
         picks = find_peaks(scores, threshold=_LOWEST, min_distance=half, shape="gaussian")

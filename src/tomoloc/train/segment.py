@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -11,10 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tomoloc.arrays import allocate
-from tomoloc.tiling import Tiling, blend_tiles
 from tomoloc.train.frames import (
-    HALF_TURNS,
     Framed,
     ball_window,
     draw_half_turn,
@@ -25,6 +22,7 @@ from tomoloc.train.frames import (
 )
 from tomoloc.train.losses import entropy_loss, tversky_loss
 from tomoloc.train.patches import Patching, choose_start
+from tomoloc.train.predict import predict
 from tomoloc.types import FloatArray, Sample
 
 __all__ = [
@@ -36,7 +34,6 @@ __all__ = [
     "draw_segments",
     "find_classes",
     "mark_class",
-    "predict",
 ]
 
 SegmentLoss = Literal["combined", "tversky", "dice", "entropy"]
@@ -47,14 +44,7 @@ UNKNOWN = 255
 
 _PLACES = 400
 """Of each class, around which patches are laid."""
-_OVERLAP = 16
-"""Voxels that tiles reach into each other, each way."""
 _THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
-_LEAST_TILE = (4 * _OVERLAP) ** 3
-"""Voxels; in smaller tiles, most of the work would be done several times."""
-_BYTES_PER_VOXEL = 192
-"""Memory that a network takes that does not tell it."""
-_MAX_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -385,63 +375,3 @@ def draw_segments(
     classes[part] = sample.classes[place][part]
     axes = draw_half_turn(rng)
     return np.flip(sample.data[place].astype(np.float32), axes), np.flip(classes, axes)
-
-
-def predict(
-    network: Callable[[Tensor], Tensor],
-    data: NDArray[np.number],
-    *,
-    device: str = "cpu",
-    half: bool = False,
-    flips: bool = False,
-    scale: tuple[float, float] = (0.0, 1.0),
-    max_bytes: int = _MAX_BYTES,
-) -> NDArray[np.float32]:
-    """Compute the probability of each kind at every voxel, in tiles that fade into each other.
-
-    Parameters
-    ----------
-    network : callable
-        A `tomoloc.nn.unet.SegmentationNetwork` or its like, on the device, set to inference, or a
-        `tomoloc.nn.int8_unet.Int8UNet`.
-    data : ndarray, shape (z, y, x)
-        Protein bright; may be memory-mapped.
-    device : str
-    half : bool
-        Whether to compute in bfloat16.
-    flips : bool
-        Take the mean over half a turn about each axis, which leaves the missing wedge alone.
-    scale : tuple of float
-        Median and deviation of the data, which become 0 and 1.
-    max_bytes : int
-        Memory for what is computed at one time, about; more, if a tile needs it.
-
-    Returns
-    -------
-    ndarray of float32, shape (kinds, z, y, x)
-        In a temporary file where it is large.
-    """
-    turns = HALF_TURNS if flips else HALF_TURNS[:1]
-    period = int(getattr(network, "period", 1))
-    each = int(getattr(network, "bytes_per_voxel", _BYTES_PER_VOXEL)) // (2 if half else 1)
-    room = max(max_bytes // each, _LEAST_TILE)
-    z, y, x = data.shape
-    tiling = Tiling(shape=(z, y, x), period=period, halo=_OVERLAP, mirror=True, max_voxels=room)
-
-    @torch.inference_mode()
-    def compute(tile: NDArray[np.float32]) -> NDArray[np.float32]:
-        tile = (tile - np.float32(scale[0])) / np.float32(scale[1])
-        parts = []
-        for axes in turns:
-            x = torch.from_numpy(np.flip(tile, axes).copy())[None, None].to(device)
-            x = x.contiguous(memory_format=torch.channels_last_3d)
-            with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=half):
-                found = network(x)[0, 1:].float().cpu().numpy()
-            parts.append(np.flip(found, tuple(axis + 1 for axis in axes)))
-        return np.asarray(sum(parts[1:], parts[0]) / np.float32(len(parts)))
-
-    kinds = int(getattr(network, "kinds", 1))
-    out = allocate((kinds, z, y, x), np.float32)
-    out[:] = 0
-    blend_tiles(data, compute, tiling=tiling, out=out, description="segmenting")
-    return out
