@@ -20,6 +20,7 @@ from tomoloc.cli.training import (
     read_diameters,
     read_sources,
     score_lines,
+    start_team,
     take_up,
     teach,
     with_ranges,
@@ -66,6 +67,7 @@ def segmentation(
     contrast: Literal["auto", "dark", "light"] = "auto",
     seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    devices: int = 1,
     jobs: Annotated[int, Parameter(name=["--jobs", "-j"])] = 1,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
@@ -133,22 +135,22 @@ def segmentation(
         Of all chance.
     device
         auto takes a GPU where there is one.
+    devices
+        GPUs, or on a machine without any processes, that train together; several need pip install
+        'tomoloc[devices]' (Lightning Fabric).
     jobs
         Processes that simulate; 0 simulates between steps.
     overwrite
         Replace a model that was trained otherwise.
     """
-    from tomoloc.io.atomic import check_writable
-    from tomoloc.nn.device import resolve_device
     from tomoloc.train.segment import SegmentTask
 
     check_numbers(jobs=jobs, patience=patience, seed=seed)
-    check_writable(output.parent)
-    where = resolve_device(device)
+    team = start_team(devices, device, output)
     first = find_start(start)
     training = read_sources(
         data, validation, particles=particles, tomograms=tomograms, ratio=ratio, seed=seed,
-        tomogram_spacing=tomogram_spacing, contrast=contrast, jobs=jobs,
+        tomogram_spacing=tomogram_spacing, contrast=contrast, jobs=jobs, team=team,
     )  # fmt: skip
     kinds = _find_kinds(training, labels, diameter, filaments)
     names = tuple(kind.label for kind in kinds)
@@ -186,10 +188,10 @@ def segmentation(
     }
     record |= {"ratio": ratio} if ratio else {}
     own = output.with_name(f"{output.name}.training")
-    take_up(output, own, record, overwrite=overwrite)
+    take_up(output, own, record, overwrite=overwrite, team=team)
     teach(
-        model, training, settings=settings, task=task, output=output, own=own, device=where,
-        publish=_Publisher(task, kinds, training, record, output, own, where),
+        model, training, settings=settings, task=task, output=output, own=own, team=team,
+        publish=_Publisher(task, kinds, training, record, output, own, team.device),
     )  # fmt: skip
 
 

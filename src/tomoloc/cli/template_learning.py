@@ -32,6 +32,7 @@ def template_learning(
     patience: int = 6,
     seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    devices: int = 1,
     jobs: Annotated[int, Parameter(name=["--jobs", "-j"])] = 1,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
@@ -68,6 +69,9 @@ def template_learning(
         Of all chance.
     device
         auto takes a GPU where there is one.
+    devices
+        GPUs, or on a machine without any processes, that train together; several need pip install
+        'tomoloc[devices]' (Lightning Fabric).
     jobs
         Processes that simulate; 0 simulates between steps.
     overwrite
@@ -102,6 +106,7 @@ def template_learning(
         voxel_spacing=made.specimen.voxel_spacing if start == "none" else None,
         seed=seed,
         device=device,
+        devices=devices,
         jobs=jobs,
         overwrite=overwrite,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +22,11 @@ from tomoloc.cli.training import (
     find_start,
     fine_settings,
     is_distractor,
+    own_seed,
     read_diameters,
     read_sources,
     score_lines,
+    start_team,
     take_up,
     teach,
     with_ranges,
@@ -64,6 +65,7 @@ def embedding(
     voxel_spacing: float | None = None,
     seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    devices: int = 1,
     jobs: Annotated[int, Parameter(name=["--jobs", "-j"])] = 1,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
@@ -98,20 +100,19 @@ def embedding(
         Of all chance.
     device
         auto takes a GPU where there is one.
+    devices
+        GPUs, or on a machine without any processes, that train together; several need pip install
+        'tomoloc[devices]' (Lightning Fabric).
     jobs
         Processes that simulate; 0 simulates between steps.
     overwrite
         Replace a model that was trained otherwise.
     """
-    from tomoloc.io.atomic import check_writable
-    from tomoloc.nn.device import resolve_device
     from tomoloc.nn.stored import StoredModel, find_model, load_model, save_model
-    from tomoloc.progress import show_progress
     from tomoloc.train.loop import TrainSettings, make_encoder
-    from tomoloc.train.loop import train as train_network
 
     check_numbers(jobs=jobs, patience=patience, seed=seed)
-    where = resolve_device(device)
+    team = start_team(devices, device, output)
     first = load_model(find_model(start)) if start is not None else None
     if first is not None and voxel_spacing not in {None, first.voxel_spacing}:
         raise ValueError(
@@ -126,13 +127,12 @@ def embedding(
         seed=seed,
         validate_every=250,
     )
-    training = read_data(data, validation, seed=seed, jobs=jobs)
+    training = read_data(data, validation, seed=own_seed(seed, team), jobs=jobs)
     held_out, judged = training.held_out, training.few(JUDGED)
     record = {"data": data, "from": str(start or ""), "seed": seed}
     record["voxel_spacing"] = settings.voxel_spacing
     own = output.with_name(f"{output.name}.training")
-    check_writable(output.parent)
-    take_up(output, own, record, overwrite=overwrite)
+    take_up(output, own, record, overwrite=overwrite, team=team)
 
     def publish(network: nn.Module, report: Report) -> None:
         scores = report.validation
@@ -145,19 +145,12 @@ def embedding(
             card=_card(record, report),
         )
         model = with_ranges(model, judged)
-        save_model(output, _calibrated(model, held_out, where))
+        save_model(output, _calibrated(model, held_out, team.device))
 
-    with show_progress(sys.stderr.isatty()):
-        train_network(
-            make_encoder(seed=seed) if first is None else first.network,
-            training.source,
-            settings=settings,
-            folder=own,
-            validation=held_out,
-            device=where,
-            publish=publish,
-        )
-    sys.stdout.write(f"{output}\n")
+    teach(
+        make_encoder(seed=seed) if first is None else first.network,
+        training, settings=settings, task=None, output=output, own=own, team=team, publish=publish,
+    )  # fmt: skip
 
 
 @train.command
@@ -183,6 +176,7 @@ def centroid(
     contrast: Literal["auto", "dark", "light"] = "auto",
     seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    devices: int = 1,
     jobs: Annotated[int, Parameter(name=["--jobs", "-j"])] = 1,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
@@ -243,28 +237,28 @@ def centroid(
         Of all chance.
     device
         auto takes a GPU where there is one.
+    devices
+        GPUs, or on a machine without any processes, that train together; several need pip install
+        'tomoloc[devices]' (Lightning Fabric).
     jobs
         Processes that simulate; 0 simulates between steps.
     overwrite
         Replace a model that was trained otherwise.
     """
     from tomoloc.features.spectra import local_spectrum
-    from tomoloc.io.atomic import check_writable
-    from tomoloc.nn.device import resolve_device
     from tomoloc.nn.stored import StoredModel, save_model
     from tomoloc.pickers.centroid import Kinds
     from tomoloc.train.heat import HeatTask
 
     check_numbers(jobs=jobs, patience=patience, seed=seed)
-    check_writable(output.parent)
-    where = resolve_device(device)
+    team = start_team(devices, device, output)
     if network is not None and start not in {None, "none"}:
         raise ValueError(f"--network {network} starts untrained: leave out --from")
     start = start or ("general" if network is None else "none")
     first = find_start(start)
     training = read_sources(
         data, validation, particles=particles, tomograms=tomograms, ratio=ratio, seed=seed,
-        tomogram_spacing=tomogram_spacing, contrast=contrast, jobs=jobs,
+        tomogram_spacing=tomogram_spacing, contrast=contrast, jobs=jobs, team=team,
     )  # fmt: skip
     names, sizes = _find_kinds(training, labels, diameter)
     spacing = voxel_spacing or (10.0 if first is None else first.voxel_spacing)
@@ -299,7 +293,7 @@ def centroid(
     record |= {"ratio": ratio} if ratio else {}
     record |= {"network": network} if network else {}
     own = output.with_name(f"{output.name}.training")
-    take_up(output, own, record, overwrite=overwrite)
+    take_up(output, own, record, overwrite=overwrite, team=team)
     few = training.few(JUDGED)
     judged = [task.prepare(sample) for sample in few]
     power = np.mean([local_spectrum(sample.data) for sample in judged], axis=0)
@@ -308,7 +302,7 @@ def centroid(
         scores = report.validation
         if scores is not None and scores.score < report.best_f1:
             return
-        thresholds = task.choose_thresholds(found, judged, device=where)
+        thresholds = task.choose_thresholds(found, judged, device=team.device)
         kinds = Kinds(labels=names, diameters=sizes, thresholds=thresholds)
         model = StoredModel(
             network=found.cpu(),
@@ -324,7 +318,7 @@ def centroid(
         save_model(output, with_ranges(model, few))
 
     teach(
-        learner, training, settings=settings, task=task, output=output, own=own, device=where,
+        learner, training, settings=settings, task=task, output=output, own=own, team=team,
         publish=publish,
     )  # fmt: skip
 

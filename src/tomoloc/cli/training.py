@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from tomoloc.nn.stored import StoredModel
     from tomoloc.train.loop import Report, Task, TrainSettings
     from tomoloc.train.patches import Patching
+    from tomoloc.train.team import Team
     from tomoloc.types import Sample
 
 __all__ = ["JUDGED", "RING", "Several", "check_numbers", "find_start", "fine_settings"]
-__all__ += ["is_distractor", "read_diameters", "read_sources", "score_lines", "take_up", "teach"]
-__all__ += ["with_ranges"]
+__all__ += ["is_distractor", "own_seed", "read_diameters", "read_sources", "score_lines"]
+__all__ += ["start_team", "take_up", "teach", "with_ranges"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ Several = Annotated[list[str], Parameter(consume_multiple=True, negative="")]
 
 JUDGED = 3
 """Samples that thresholds are chosen on, where none are held out."""
+_APART = 1_000_003
+"""From the seed of one process to that of the next."""
 RING = 48
 """Samples that batches are cut from, at most."""
 
@@ -55,6 +58,7 @@ def read_sources(
     ratio: Sequence[int] | None,
     seed: int,
     jobs: int,
+    team: Team,
 ) -> Data:
     """Find what a network is to learn from: samples, recipes and marked tomograms."""
     if (particles is None) != (tomograms is None):
@@ -65,8 +69,14 @@ def read_sources(
             particles, tomograms, voxel_spacing=tomogram_spacing, contrast=contrast
         )
     return read_data(
-        data or [], validation, seed=seed, jobs=jobs, apart=False, annotated=annotated, ratio=ratio
-    )
+        data or [], validation, seed=own_seed(seed, team), jobs=jobs, apart=False,
+        annotated=annotated, ratio=ratio,
+    )  # fmt: skip
+
+
+def own_seed(seed: int, team: Team) -> int:
+    """Seed of the samples of a process: none simulates what another does."""
+    return seed + _APART * team.rank
 
 
 def find_start(word: str) -> StoredModel | None:
@@ -151,15 +161,28 @@ def score_lines(report: Report) -> list[str]:
     return ["\n| on held-out samples | |", "|---|---|", *(f"| {k} | {v:.3f} |" for k, v in values)]
 
 
+def start_team(devices: int, device: str, output: Path) -> Team:
+    """Start the processes that train together, and make sure that the first can write."""
+    from tomoloc.io.atomic import check_writable
+    from tomoloc.nn.device import resolve_device
+    from tomoloc.train.team import gather
+
+    check_writable(output.parent)
+    team = gather(devices, resolve_device(device))
+    if team.rank:  # the first speaks for all
+        logging.getLogger("tomoloc").setLevel(logging.ERROR)
+    return team
+
+
 def teach(
     network: nn.Module,
     training: Data,
     *,
     settings: TrainSettings,
-    task: Task,
+    task: Task | None,
     output: Path,
     own: Path,
-    device: str,
+    team: Team,
     publish: Callable[[nn.Module, Report], None],
 ) -> None:
     """Train a network, and print where the model is."""
@@ -170,7 +193,7 @@ def teach(
         logger.warning(
             "nothing is held out: thresholds follow from what is trained on; --validation helps"
         )
-    with show_progress(sys.stderr.isatty()):
+    with show_progress(sys.stderr.isatty() and team.rank == 0):
         train(
             network,
             training.source,
@@ -178,14 +201,20 @@ def teach(
             folder=own,
             task=task,
             validation=training.held_out,
-            device=device,
+            device=team.device,
+            team=team,
             publish=publish,
         )
-    sys.stdout.write(f"{output}\n")
+    if team.rank == 0:
+        sys.stdout.write(f"{output}\n")
 
 
-def take_up(output: Path, own: Path, record: dict[str, Any], *, overwrite: bool) -> None:
+def take_up(
+    output: Path, own: Path, record: dict[str, Any], *, overwrite: bool, team: Team
+) -> None:
     """Make sure that what is there was made by the same command; note what makes it."""
+    if team.rank:
+        return
     import tomli_w
 
     from tomoloc.io.atomic import writing

@@ -28,6 +28,7 @@ from tomoloc.train.augment import Augmentation, Augmenting, augment, draw_augmen
 from tomoloc.train.checkpoints import Average, Log, as_model, read_checkpoint, write_checkpoint
 from tomoloc.train.patches import Patching
 from tomoloc.train.similarity import SimilarityTask
+from tomoloc.train.team import Team
 from tomoloc.types import Sample
 
 __all__ = ["Report", "Scores", "Source", "Task", "TrainSettings", "learning_rate"]
@@ -245,6 +246,7 @@ def train(
     task: Task | None = None,
     validation: Sequence[Sample] = (),
     device: str = "cpu",
+    team: Team | None = None,
     publish: Callable[[nn.Module, Report], None] | None = None,
 ) -> nn.Module:
     """Train a network, or go on with a training.
@@ -264,6 +266,9 @@ def train(
     validation : sequence of Sample
         Held out.
     device : str
+    team : Team, optional
+        Of processes that train together: `device` is that of this one. Each cuts batches of its
+        own; samples should differ, too. The first validates, publishes and writes.
     publish : callable, optional
         Is given the averaged network, set to inference, and a `Report`, after each validation and
         at the end.
@@ -289,20 +294,21 @@ def train(
             center_weight=settings.center_weight,
             seed=settings.seed,
         )
-    training = _Training(model, task, settings, folder, device)
+    team = team or Team(device=device)
+    training = _Training(model, task, settings, folder, team)
     training.resume()
-    held_out = [task.prepare(sample) for sample in validation]
+    held_out = [task.prepare(sample) for sample in validation if team.rank == 0]
     end = training.step if training.has_stalled else settings.steps
     left = range(training.step, end)
-    with closing(_ahead(_feed(source, task, settings, left))) as feed:
+    with closing(_ahead(_feed(source, task, settings, left, rank=team.rank))) as feed:
         for food, waited in progress(feed, "training", total=len(left)):
             training.learn(food, waited=waited)
             last = training.step == settings.steps
             if last or training.step % settings.validate_every == 0:
                 scores = training.validate(held_out) if held_out else None
-                stop = last or training.has_stalled
+                stop = team.tell(last or training.has_stalled)
                 report = Report(training.step, food.samples, scores, training.best, stop)
-                if publish is not None:
+                if publish is not None and team.rank == 0:
                     publish(training.averaged(), report)
                 if stop:
                     break
@@ -319,7 +325,9 @@ class _Food(NamedTuple):
     samples: int
 
 
-def _feed(source: Source, task: Task, settings: TrainSettings, steps: range) -> Generator[_Food]:
+def _feed(
+    source: Source, task: Task, settings: TrainSettings, steps: range, *, rank: int
+) -> Generator[_Food]:
     """Take samples when they are due, and draw a batch for each step."""
     ring: deque[Any] = deque(maxlen=settings.ring)
     made = max(0, settings.samples_at(steps.start) - settings.ring)
@@ -329,7 +337,7 @@ def _feed(source: Source, task: Task, settings: TrainSettings, steps: range) -> 
             while made < settings.samples_at(step):
                 ring.append(task.prepare(_next(samples)))
                 made += 1
-            rng = np.random.default_rng([settings.seed, step])
+            rng = np.random.default_rng([settings.seed, step, *([rank] if rank else [])])
             batch = task.draw(ring, rng)
             changes = draw_augmentations(len(batch.data), augmenting=settings.augmenting, rng=rng)
             yield _Food(batch, changes, made)
@@ -355,11 +363,12 @@ class _Training:
     """The state of a training between steps."""
 
     def __init__(
-        self, model: nn.Module, task: Task, settings: TrainSettings, folder: Path, device: str
+        self, model: nn.Module, task: Task, settings: TrainSettings, folder: Path, team: Team
     ) -> None:
-        self.task, self.settings, self.folder, self.device = task, settings, folder, device
+        self.task, self.settings, self.folder = task, settings, folder
+        self.team, self.device = team, team.device
         # mypy: torch's types forget that modules can change their layout
-        self.model = model.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.model = model.to(self.device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.optimizer = torch.optim.AdamW(_group(model, settings), lr=settings.learning_rate)
         self.average = Average(self.model, settings.average)
         self.step, self.best, self.stale = 0, 0.0, 0
@@ -367,6 +376,7 @@ class _Training:
 
     def resume(self) -> None:
         """Take up the folder's checkpoint, if there is one, and open the logs."""
+        self.team.meet()  # now nothing of an older training is left that should not be
         content = read_checkpoint(self.folder, device=self.device)
         if content is not None:
             try:
@@ -380,6 +390,9 @@ class _Training:
             self.average.state = content["average"]
             self.step, self.best, self.stale = content["step"], content["best"], content["stale"]
             self._say_changes(content["settings"])
+        self.shared = self.team.share(self.model)
+        if self.team.rank:
+            return
         columns = ("step", "loss", *self.task.measures)
         columns += ("learning_rate", "gradient", "seconds", "waited")
         self.log = Log(self.folder / "steps.csv", columns, before=self.step)
@@ -414,9 +427,9 @@ class _Training:
         data = data.contiguous(memory_format=torch.channels_last_3d)
         kind, half = torch.device(self.device).type, gains_from_bfloat16(self.device)
         with torch.autocast(kind, dtype=torch.bfloat16, enabled=half):
-            output = self.task.run(self.model, data)
+            output = self.task.run(self.shared, data)
         loss, measures = self.task.losses(output, batch)
-        if not bool(torch.isfinite(loss)):
+        if not self.team.agree(bool(torch.isfinite(loss))):
             raise ValueError(
                 f"the loss is no number at step {self.step}: go on from the last checkpoint with a"
                 " lower learning rate"
@@ -426,15 +439,16 @@ class _Training:
         gradient = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.average.update(self.model, self.step)
-        self.log.add(
-            step=self.step,
-            loss=loss.item(),
-            **measures,
-            learning_rate=rate,
-            gradient=gradient.item(),
-            seconds=time.monotonic() - started,
-            waited=waited,
-        )
+        if self.team.rank == 0:
+            self.log.add(
+                step=self.step,
+                loss=loss.item(),
+                **measures,
+                learning_rate=rate,
+                gradient=gradient.item(),
+                seconds=time.monotonic() - started,
+                waited=waited,
+            )
         self.step += 1
 
     def validate(self, samples: Sequence[Any]) -> Scores:
@@ -455,7 +469,7 @@ class _Training:
 
     def save(self, minutes: float) -> None:
         """Write a checkpoint if the last one is older than that."""
-        if time.monotonic() - self.saved < 60 * minutes:
+        if self.team.rank or time.monotonic() - self.saved < 60 * minutes:
             return
         write_checkpoint(
             self.folder,
