@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tomoloc.evaluate import evaluate_particles
-from tomoloc.evaluate.results import Scores
+from tomoloc.evaluate.results import Curve, Result
 from tomoloc.localize import find_peaks
 from tomoloc.nn.device import gains_from_bfloat16
 from tomoloc.nn.monai import MonaiHeatNetwork
@@ -51,6 +51,8 @@ _CURVED = 10.0
 """Weight of the second derivatives in the loss."""
 DEFAULT_THRESHOLD = 0.3
 """Where nothing is known: what the authors of tomoCPT take."""
+_NEARLY = 0.05
+"""F1 that thresholds may lose to be in the middle."""
 _REACH = 80  # voxels around a centre in which its particle's are looked for
 _LOWEST = 0.05  # heat from which on peaks are looked at
 
@@ -163,7 +165,7 @@ class HeatTask:
         picks, truth = self._find(model, samples, device)
         if not len(truth):
             return HeatScores(np.nan, np.nan, np.nan)
-        best = self._best(picks, truth).values()
+        best = [result.best for result in self._best(picks, truth).values()]
         table = np.array([(b.f1, b.rmse, 100 * b.rmse_diameters) for b in best]).reshape(-1, 3)
         seen = np.isfinite(table)
         means = np.where(seen, table, 0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
@@ -215,17 +217,19 @@ class HeatTask:
     def choose_thresholds(
         self, model: nn.Module, samples: Sequence[Prepared], *, device: str
     ) -> tuple[float, ...]:
-        """Heat of each kind above which F1 is the best; `DEFAULT_THRESHOLD` where none is found."""
+        """Heat of each kind in the middle of where F1 is nearly the best it can be.
+
+        On what was trained on, the best itself is often at the lower end, where other tomograms
+        have wrong picks. `DEFAULT_THRESHOLD` where none is found.
+        """
         best = self._best(*self._find(model, samples, device))
-        found = {label: scores.threshold for label, scores in best.items() if scores.n_tp}
-        # Just below the lowest pick that was kept: those as high as it are kept, too.
+        found = {label: result.curve for label, result in best.items() if result.best.n_tp}
         return tuple(
-            max(found[label] - 0.01, _LOWEST) if label in found else DEFAULT_THRESHOLD
-            for label in self.labels
+            _middle(found[label]) if label in found else DEFAULT_THRESHOLD for label in self.labels
         )
 
-    def _best(self, picks: Particles, truth: Particles) -> dict[str, Scores]:
-        """Scores at the best threshold of each kind that is there."""
+    def _best(self, picks: Particles, truth: Particles) -> dict[str, Result]:
+        """Scores of each kind that is there."""
         known = [label for label in self.labels if label in truth.labels]
         if not known or not len(picks):
             return {}
@@ -237,7 +241,7 @@ class HeatTask:
             diameter=diameters,
             labels=known,
         )
-        return {label: found.labels[label].best for label in known}
+        return {label: found.labels[label] for label in known}
 
     def _scores(self, heat: NDArray[np.float32], name: str) -> ScoreMap:
         return ScoreMap(
@@ -256,6 +260,16 @@ class HeatTask:
             label=np.array([numbers[int(n)] for n in sample.label[rows]], dtype=np.str_),
             tomogram=name,
         )
+
+
+def _middle(curve: Curve) -> float:
+    """Middle of the thresholds around the best one at which F1 is nearly the same."""
+    best = int(curve.f_beta.argmax())
+    poor = np.flatnonzero(curve.f_beta < curve.f_beta[best] - _NEARLY)
+    above, below = poor[poor < best], poor[poor > best]
+    upper = curve.threshold[above[-1] + 1 if len(above) else 0]
+    lower = curve.threshold[below[0]] if len(below) else _LOWEST
+    return float(max((upper + lower) / 2, _LOWEST))
 
 
 def make_profile(distance: FloatArray, radius: float, *, profile: Profile) -> FloatArray:
