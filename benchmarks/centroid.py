@@ -196,7 +196,7 @@ def write_shell(path: Path) -> None:
     place = np.moveaxis(np.indices(sides), 0, -1) - middle
     away = np.linalg.norm(place, axis=-1) * spacing
     density = 1 / (1 + np.exp((np.abs(away - 465) - 35) / 8))
-    with mrcfile.new(path) as file:
+    with mrcfile.new(path, overwrite=True) as file:
         file.set_data(density.astype(np.float32))
         file.voxel_size = spacing
 
