@@ -67,7 +67,7 @@ class SimilarityTask:
         chosen = embedding.permute(0, 2, 3, 4, 1)[patch, z, y, x].float()
         label = torch.from_numpy(batch.label).to(device)
         instance = torch.from_numpy(batch.instance).to(device)
-        contrastive = contrastive_loss(chosen, label, instance, temperature=self.temperature)
+        contrastive = self.compare(chosen, label, instance)
         center = center_loss(
             logit[:, 0],
             torch.from_numpy(batch.heat).to(device),
@@ -79,6 +79,10 @@ class SimilarityTask:
             "center": center.item(),
             "accuracy": neighbour_accuracy(chosen, label, instance, particle),
         }
+
+    def compare(self, embedding: Tensor, label: Tensor, instance: Tensor) -> Tensor:
+        """Loss of some vectors: see `tomoloc.train.losses.contrastive_loss`."""
+        return contrastive_loss(embedding, label, instance, temperature=self.temperature)
 
     def validate(self, model: nn.Module, samples: Sequence[Prepared], *, device: str) -> Validation:
         """Look for particles in held-out samples."""
