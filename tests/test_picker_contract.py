@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +40,20 @@ def scene():
     return plant(LOBES, n=6, noise=1.0, rng=np.random.default_rng(3))
 
 
-@pytest.fixture(params=list(PICKERS))
+@pytest.fixture(scope="module", params=list(PICKERS))
 def picker(request):
     assert request.param in EXAMPLES, "add parameters for the new picker to EXAMPLES"
     return load_picker(request.param)(**EXAMPLES[request.param])
+
+
+@pytest.fixture(scope="module")
+def picks(picker, scene):
+    """What is found in the scene, once for all tests."""
+    tomogram = scene[0]
+    before = tomogram.data.copy()
+    found = pick(tomogram, picker)
+    np.testing.assert_array_equal(tomogram.data, before)
+    return found
 
 
 def hits(picks, truth) -> int:
@@ -50,27 +61,22 @@ def hits(picks, truth) -> int:
     return len(set(distance.argmin(axis=1)[distance.min(axis=1) < 25]))
 
 
-def test_finds_planted_particles(picker, scene) -> None:
-    tomogram, truth = scene
-    before = tomogram.data.copy()
-    picks = pick(tomogram, picker)
-    assert hits(picks, truth) >= 5
+def test_finds_planted_particles(picks, scene) -> None:
+    assert hits(picks, scene[1]) >= 5
     assert len(picks.particles) <= 7
     assert picks.contrast == "dark"
     assert set(picks.particles.tomograms) == {"planted"}
-    np.testing.assert_array_equal(tomogram.data, before)
 
 
-def test_contrast_scale_and_offset_do_not_matter(picker, scene) -> None:
+def test_contrast_scale_and_offset_do_not_matter(picker, picks, scene) -> None:
     tomogram, _ = scene
-    first = pick(tomogram, picker)
-    second = pick(tomogram.with_data(-40 * tomogram.data + 1000), picker)
-    assert second.contrast == "light"
-    np.testing.assert_allclose(first.particles.position, second.particles.position, atol=0.5)
+    other = pick(tomogram.with_data(-40 * tomogram.data + 1000), picker)
+    assert other.contrast == "light"
+    np.testing.assert_allclose(picks.particles.position, other.particles.position, atol=0.5)
 
 
-def test_same_seed_same_answer(picker, scene) -> None:
-    first, second = (pick(scene[0], picker).particles for _ in range(2))
+def test_same_seed_same_answer(picker, picks, scene) -> None:
+    first, second = picks.particles, pick(scene[0], picker).particles
     assert first.position.tobytes() == second.position.tobytes()
     assert first.score.tobytes() == second.score.tobytes()
 
@@ -84,19 +90,20 @@ def test_noise_gives_almost_nothing(picker, scene) -> None:
     assert np.mean(counts) <= 2
 
 
-def test_mask_threshold_distance_and_limit(picker, scene) -> None:
+def test_mask_threshold_distance_and_limit(picker, picks, scene) -> None:
     tomogram, truth = scene
+    known = partial(pick, tomogram, picker, scores=picks.scores)
     half = np.zeros(tomogram.shape)
     half[: tomogram.shape[0] // 2] = 1
     mask = Volume(data=half, voxel_spacing=tomogram.voxel_spacing, origin=tomogram.origin)
-    masked = pick(tomogram, picker, mask=mask)
+    masked = known(mask=mask)
     index = tomogram.to_index(masked.particles.position)[:, 0]
     assert 0 < len(index) < len(truth)
     assert index.max() < tomogram.shape[0] // 2 + 0.5
-    assert len(pick(tomogram, picker, max_particles=2).particles) == 2
-    assert len(pick(tomogram, picker, threshold=1e9).particles) == 0
-    many = pick(tomogram, picker, threshold=-1e9, min_distance=40).particles
-    few = pick(tomogram, picker, threshold=-1e9, min_distance=160).particles
+    assert len(known(max_particles=2).particles) == 2
+    assert len(known(threshold=1e9).particles) == 0
+    many = known(threshold=-1e9, min_distance=40).particles
+    few = known(threshold=-1e9, min_distance=160).particles
     assert len(few) < len(many)
     with pytest.raises(ValueError, match="must agree"):
         pick(tomogram, picker, mask=Volume(data=np.ones((4, 5, 6)), voxel_spacing=10))
