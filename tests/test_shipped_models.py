@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tomoloc.evaluate import evaluate_particles
+from tomoloc.features.learned import RANGES
 from tomoloc.nn.stored import SHIPPED, find_model, load_model
 from tomoloc.pickers.competition import Calibration
 from tomoloc.pickers.embedding import EmbeddingPicker, embed_examples
@@ -27,10 +28,15 @@ def test_small_whole_and_documented(name):
     folder = find_model(name)
     assert sum(file.stat().st_size for file in folder.iterdir()) <= 12e6
     model = load_model(folder)
-    assert model.config["calibration"]
-    assert Calibration.of(model.config).unlike < 0
+    assert model.config[RANGES]
     for part in ("Trained on", "How good", "Limits"):
         assert part in model.card
+
+
+def test_general_is_calibrated():
+    config = load_model(find_model("general")).config
+    assert config["calibration"]
+    assert Calibration.of(config).unlike < 0
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from tomoloc.features.segments import SegmentMethod, remove_dust, segment_instan
 from tomoloc.localize import EDGE_COLUMN, flag_edges, suppress
 from tomoloc.nn.device import resolve_device
 from tomoloc.nn.int8_unet import Int8UNet
+from tomoloc.nn.published import open_model
 from tomoloc.nn.stored import StoredModel
 from tomoloc.nn.unet import SegmentationNetwork
 from tomoloc.physics.contrast import is_flat, robust_scale
@@ -129,12 +130,13 @@ class SegmentationPicker:
     A network that was trained for it, mostly from simulation (`tomoloc train segmentation`), gives
     the probability of each class at each voxel, as DeepFinder does [1]_. The voxels of particles
     are cut into instances, class by class; filaments are traced, and come as points along them;
-    membranes and the like are in the label volume alone (--save-labels).
+    membranes and the like are in the label volume alone (--save-labels). The shipped model
+    `cytoplasm` knows membranes, microtubules, actin and ribosomes.
 
     Parameters
     ----------
-    model : StoredModel
-        Folder of a model that `tomoloc train segmentation` has made.
+    model : StoredModel or str
+        Folder of a model that `tomoloc train segmentation` has made, or the name of a shipped one.
     instances : {"watershed", "components", "mean-shift"}
         Watershed parts touching particles; connected components do not; mean shift also gathers
         the pieces of one.
@@ -164,7 +166,7 @@ class SegmentationPicker:
     .. [2] De Teresa-Trueba et al., Nature Methods 20, 284 (2023), doi:10.1038/s41592-022-01746-2.
     """
 
-    model: StoredModel
+    model: StoredModel | str = "cytoplasm"
     instances: SegmentMethod = "watershed"
     diameter: float | None = None
     diameter_range: tuple[float, float] | None = None
@@ -187,9 +189,9 @@ class SegmentationPicker:
                 raise ValueError(f"{name} needs two numbers from 0 on, in this order; got {limits}")
         if self.diameter_range is not None and self.mass_range_kda is not None:
             raise ValueError("give diameter_range or mass_range_kda, not both")
-        read_kinds(self.model)
+        read_kinds(self._model)
         if self.match_spectrum:
-            check_spectrum(self.model)
+            check_spectrum(self._model)
 
     @property
     def particle_diameter(self) -> FloatArray:
@@ -204,7 +206,7 @@ class SegmentationPicker:
         ValueError
             If the tomogram is too coarse for the model.
         """
-        return choose_spacing(voxel_spacing, wanted=self.model.voxel_spacing)
+        return choose_spacing(voxel_spacing, wanted=self._model.voxel_spacing)
 
     def score(self, tomogram: Tomogram) -> ScoreMap:
         """Compute the probability of each class at each voxel.
@@ -229,8 +231,8 @@ class SegmentationPicker:
             return empty_scores(tomogram, labels)
         if self.match_spectrum:
             spacing = self.working_spacing(tomogram.voxel_spacing)
-            tomogram = match_training(tomogram, self.model, spacing=spacing)
-        tomogram = fit_tomogram(tomogram, wanted=self.model.voxel_spacing)
+            tomogram = match_training(tomogram, self._model, spacing=spacing)
+        tomogram = fit_tomogram(tomogram, wanted=self._model.voxel_spacing)
         device = resolve_device(self.device)
         return ScoreMap(
             data=predict(
@@ -386,8 +388,12 @@ class SegmentationPicker:
         return {"count": counts, "volume_nm3": volumes}
 
     @cached_property
+    def _model(self) -> StoredModel:
+        return self.model if isinstance(self.model, StoredModel) else open_model(self.model)
+
+    @cached_property
     def _kinds(self) -> tuple[Kind, ...]:
-        kinds = read_kinds(self.model)
+        kinds = read_kinds(self._model)
         if self.diameter is None:
             return kinds
         # A usual volume is that of the usual diameter.
@@ -401,11 +407,11 @@ class SegmentationPicker:
 
     @cached_property
     def _network(self) -> torch.nn.Module | Int8UNet:
-        network, device = self.model.network, resolve_device(self.device)
+        network, device = self._model.network, resolve_device(self.device)
         if isinstance(network, SegmentationNetwork):
             network = network.fuse()
-            if network.is_own and takes_int8(self.model, device):
-                return Int8UNet(network, self.model.config[RANGES])
+            if network.is_own and takes_int8(self._model, device):
+                return Int8UNet(network, self._model.config[RANGES])
         # mypy: torch's types forget that modules can change their layout
         placed: torch.nn.Module = network.to(device).to(
             memory_format=torch.channels_last_3d  # type: ignore[call-overload]

@@ -44,7 +44,7 @@ UNKNOWN = 255
 
 _PLACES = 400
 """Of each class, around which patches are laid."""
-_THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
+_THRESHOLDS = (*(n / 20 for n in range(4, 19)), 0.93, 0.95, 0.97, 0.98)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
