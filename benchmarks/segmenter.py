@@ -12,8 +12,8 @@ the network has never met, as it has met no real protein but the ribosome. They 
 * filaments: of the points found, those within 60 Å of a true axis (precision); of points along the
   true axes, those within 60 Å of one that was found (recall)
 
-And two experimental crops of one microtubule each (from cylindra, BSD-3): how far the points found
-are from the axis through three points marked by hand.
+And two experimental crops of one microtubule each (from cylindra, BSD-3), with --match-spectrum:
+how far the points found are from the axis through three points marked by hand.
 """
 
 from __future__ import annotations
@@ -164,8 +164,9 @@ def check_real(folder: Path, work: Path, model: str) -> list[dict[str, Any]]:
     rows = []
     for name, points in marked.groupby("file"):
         out = work / f"real_{name}"
-        call("pick", "segmentation", str(folder / str(name)), "-o", str(out), "--model", model,
-             "--voxel-spacing", str(SPACING), "--contrast", "light")  # fmt: skip
+        words = ["--voxel-spacing", str(SPACING), "--contrast", "light", "--match-spectrum"]
+        file = str(folder / str(name))
+        call("pick", "segmentation", file, "-o", str(out), "--model", model, *words)
         (path,) = out.glob("*.star")
         table = read_particles(path)
         axis = 10 * points[["x_nm", "y_nm", "z_nm"]].to_numpy(dtype=float)

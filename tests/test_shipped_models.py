@@ -11,9 +11,10 @@ from tomoloc.nn.stored import SHIPPED, find_model, load_model
 from tomoloc.pickers.competition import Calibration
 from tomoloc.pickers.embedding import EmbeddingPicker, embed_examples
 from tomoloc.pickers.pick import pick
+from tomoloc.pickers.segmentation import SegmentationPicker
 from tomoloc.simulate.recipe import Recipe
 from tomoloc.simulate.scene import Simulator
-from tomoloc.simulate.settings import Microscope, Species, Specimen
+from tomoloc.simulate.settings import Filaments, Membranes, Microscope, Species, Specimen
 from tomoloc.types import Particles
 
 NAMES = sorted(folder.name for folder in SHIPPED.iterdir() if folder.is_dir())
@@ -80,3 +81,24 @@ def test_general_finds_nothing_in_noise(scene):
     found = pick(scene.tomogram.with_data(noise), picker, contrast="dark").particles
     assert isinstance(found, Particles)
     assert len(found) <= 1
+
+
+def test_cytoplasm_segments_what_one_finds_in_a_cell():
+    recipe = Recipe(
+        name="cell",
+        specimen=Specimen(shape=(56, 128, 136), voxel_spacing=10.0, border="cut"),
+        microscope=Microscope(tilt_step=3.0, dose_e_per_a2=110.0, defocus_um=3.5),
+        species=(Species(structure="builtin:5", label="crowd", count=20, role="distractor"),),
+        membranes=(Membranes(shape="sphere", count=1, diameter=450.0, label="membrane"),),
+        filaments=(Filaments(kind="microtubule", count=1), Filaments(kind="actin", count=2)),
+    )
+    simulator = Simulator(recipe)
+    sample = simulator.render(simulator.draw(np.random.default_rng(6)))
+    found = pick(sample.tomogram, SegmentationPicker(device="cpu"), contrast="dark")
+    names = {name: number for number, name in sample.legend.items()}
+    for number, label in enumerate(("membrane", "microtubule", "actin"), start=1):
+        said, true = found.segments.data == number, sample.labels.data == names[label]
+        assert 2 * (said & true).sum() / (said.sum() + true.sum()) > 0.4, label
+    label = np.asarray(found.particles.label)
+    assert (label == "ribosome").sum() <= 2
+    assert (label == "actin").sum() > 5

@@ -44,6 +44,16 @@ def away_from(points, line):
     return np.linalg.norm(points[:, None] - places, axis=-1).min(axis=1)
 
 
+def test_microtubules_are_followed_along_their_axis(rng):
+    """Thin walls, of which half is not seen, around nothing."""
+    line = straight((19, 14, 4), (21, 40, 68), 200)
+    tube = paint([line], radius=11.5, inner=9.5)
+    seen = tube.with_data(tube.data & (rng.random(SHAPE) < 0.5))
+    (curve,) = trace_filaments(seen, diameter=240, step=40)
+    assert away_from(curve.position, line).max() < 25
+    assert curve.length == pytest.approx(length_of(line), abs=150)
+
+
 def test_a_straight_filament():
     line = straight((10, 12, 12), (28, 40, 60))
     (curve,) = trace_filaments(paint([line]), diameter=60, step=40)

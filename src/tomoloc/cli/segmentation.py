@@ -312,8 +312,9 @@ def _list_classes(sample: Sample) -> list[tuple[str, Role, bool]]:
 
 
 def _measure_thickness(sample: Sample, label: str) -> float | None:
-    """Diameter of a filament, from its volume and length, or twice the depth of a class, in Å."""
+    """Diameter of a filament around its axis, or twice the depth of a class, in Å."""
     from scipy import ndimage
+    from scipy.spatial import KDTree
 
     if sample.labels is None:
         return None
@@ -322,13 +323,13 @@ def _measure_thickness(sample: Sample, label: str) -> float | None:
     if not own.any():
         return None
     spacing, points = sample.labels.voxel_spacing, sample.filaments
-    if points is not None and "tomolocArcLength" in points.extra:
-        rows = np.flatnonzero(np.asarray(points.label) == label)
-        arc = np.asarray(points.extra["tomolocArcLength"], dtype=float)[rows]
-        number = np.asarray(points.extra["tomolocInstance"])[rows]
-        length = sum(float(np.ptp(arc[number == one])) for one in np.unique(number))
-        if length > 0:
-            return float(2 * np.sqrt(own.sum() * spacing**3 / length / np.pi))
+    axis = np.zeros((0, 3))
+    if points is not None:
+        axis = points.position[np.asarray(points.label) == label]
+    if len(axis):
+        place = sample.labels.to_position(np.argwhere(own))
+        # Hollow ones, too, are as thick as their wall is far from the axis.
+        return float(2 * np.percentile(KDTree(axis).query(place)[0], 80))
     depth = ndimage.distance_transform_edt(np.pad(own, 1))
     # Voxels at the surface are one voxel deep.
     return float(2 * np.percentile(depth[depth > 0], 99) - 1) * spacing

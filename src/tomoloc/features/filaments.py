@@ -16,7 +16,15 @@ from tomoloc.types import FloatArray, Volume
 __all__ = ["Curve", "trace_filaments"]
 
 _FILL = 0.25
-"""Blur in units of the diameter, and what of the blurred mask is filament: fills hollow tubes."""
+"""Blur in units of the diameter, and what of the blurred mask is filament."""
+_THICK = 16.0
+"""Voxels from which on a filament may be a hollow tube, such as a microtubule."""
+_HOLLOW = 0.5
+"""Blur in units of the diameter that is highest in the middle of a tube, not on its wall."""
+_RIDGE, _FAINT = 0.75, 0.03
+"""Of such a blurred mask, what is a tube's inside: part of the highest nearby, and in all."""
+_LONG = 400.0
+"""Å: filaments of this length are kept, however thick."""
 _STRAIGHT = np.cos(np.deg2rad(40))
 """Cosine of the angle up to which one piece goes on in another one."""
 _JITTER = 0.5
@@ -63,7 +71,7 @@ def trace_filaments(
     step : float
         Between points of a curve, in angstrom.
     min_length : float, optional
-        Of a filament, in angstrom; three diameters by default.
+        Of a filament, in angstrom; three diameters by default, and 400 Å of thick ones.
 
     Returns
     -------
@@ -84,10 +92,9 @@ def trace_filaments(
 
     if not (step > 0 and diameter > 0):
         raise ValueError(f"step and diameter must be positive; got {step} and {diameter}")
-    least = 3 * diameter if min_length is None else min_length
+    least = min(3 * diameter, _LONG) if min_length is None else min_length
     width = diameter / mask.voxel_spacing
-    blurred = ndimage.gaussian_filter(np.asarray(mask.data, dtype=np.float32), _FILL * width)
-    filled = blurred > _FILL
+    filled = _fill(mask.data, width)
     # Around it there must be room, or the thinning would take the volume's side for a surface.
     skeleton = skeletonize(np.pad(filled, 1))[1:-1, 1:-1, 1:-1] > 0
     pieces = _cut_pieces(skeleton, least=max(3.0, width / 2))
@@ -97,6 +104,16 @@ def trace_filaments(
         if curve is not None and curve.length >= least:
             curves.append(_place(curve, mask))
     return sorted(curves, key=lambda curve: -curve.length)
+
+
+def _fill(mask: NDArray[Any], width: float) -> NDArray[np.bool_]:
+    """Make a mask of filaments solid and smooth."""
+    data = np.asarray(mask, dtype=np.float32)
+    if width < _THICK:
+        return np.asarray(ndimage.gaussian_filter(data, _FILL * width) > _FILL)
+    blurred = ndimage.gaussian_filter(data, _HOLLOW * width, mode="constant")
+    highest = ndimage.maximum_filter(blurred, size=2 * int(width) + 1)
+    return np.asarray((blurred > _RIDGE * highest) & (blurred > _FAINT))
 
 
 def _cut_pieces(skeleton: NDArray[np.bool_], *, least: float) -> list[FloatArray]:
