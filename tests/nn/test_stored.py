@@ -172,7 +172,7 @@ def test_weights_of_something_else(folder, change, message):
         (
             "DenseEncoder",
             "Magic",
-            "names the network 'Magic'; known: DenseEncoder, HeatNetwork, Seg",
+            "names the network 'Magic'; known: DenseEncoder, HeatNetwork, MonaiHeatNetwork, Seg",
         ),
         ('"DenseEncoder"', "[1]", r"names the network \[1\]; known"),
         ("voxel_spacing = 10.0", "voxel_spacing = -3", "must be positive"),
