@@ -19,8 +19,7 @@ from tomoloc.cli.references import read_references
 from tomoloc.io.checks import check_tomogram
 from tomoloc.io.stored import WHAT_TO_DO
 from tomoloc.io.targets import Targets, check_model, read_targets
-from tomoloc.nn.encoder import HeatNetwork
-from tomoloc.nn.monai import MonaiHeatNetwork
+from tomoloc.nn.monai import AnyHeatNetwork
 from tomoloc.nn.published import open_model
 from tomoloc.nn.stored import StoredModel, is_shipped
 from tomoloc.nn.unet import SegmentationNetwork
@@ -161,7 +160,7 @@ def _read_model(name: str, words: Mapping[str, Any], _: Given) -> StoredModel:
 
 def _describe_model(model: StoredModel, _: Mapping[str, Any]) -> dict[str, Any]:
     """Say which model it is, and what else of it decides about the picks."""
-    if isinstance(model.network, HeatNetwork | MonaiHeatNetwork):
+    if isinstance(model.network, AnyHeatNetwork):
         from tomoloc.pickers.centroid import Kinds
 
         return {"model": model.identity, "particles": Kinds.of(model).to_dict()}

@@ -35,8 +35,7 @@ from tomoloc.cli.training import (
 if TYPE_CHECKING:
     from torch import nn
 
-    from tomoloc.nn.encoder import HeatNetwork
-    from tomoloc.nn.monai import MonaiHeatNetwork
+    from tomoloc.nn.monai import AnyHeatNetwork
     from tomoloc.nn.stored import StoredModel
     from tomoloc.pickers.centroid import Kinds
     from tomoloc.train.loop import Report
@@ -363,12 +362,12 @@ def _patching(diameter: float) -> Patching:
 
 def _heat_network(
     first: StoredModel | None, labels: Sequence[str], seed: int, *, network: str | None
-) -> HeatNetwork | MonaiHeatNetwork:
+) -> AnyHeatNetwork:
     """Make the network to begin with."""
     import torch
 
     from tomoloc.nn.encoder import DenseEncoder, HeatNetwork
-    from tomoloc.nn.monai import MonaiHeatNetwork
+    from tomoloc.nn.monai import AnyHeatNetwork, MonaiHeatNetwork
     from tomoloc.pickers.centroid import Kinds
     from tomoloc.train.loop import make_encoder
 
@@ -380,7 +379,7 @@ def _heat_network(
         return HeatNetwork.from_encoder(make_encoder(seed=seed), kinds=len(labels))
     if isinstance(first.network, DenseEncoder):
         return HeatNetwork.from_encoder(first.network, kinds=len(labels))
-    if not isinstance(first.network, HeatNetwork | MonaiHeatNetwork):
+    if not isinstance(first.network, AnyHeatNetwork):
         raise ValueError(f"--from {first.name}: heat maps cannot start from a window network")
     known = Kinds.of(first).labels
     if missing := [name for name in labels if name not in known]:

@@ -191,7 +191,8 @@ def teach(
 
     if not training.held_out:
         logger.warning(
-            "nothing is held out: thresholds follow from what is trained on; --validation helps"
+            "nothing is held out to tell how good the model is and to set thresholds by:"
+            " --validation helps"
         )
     with show_progress(sys.stderr.isatty() and team.rank == 0):
         train(

@@ -22,7 +22,7 @@ from tomoloc.features.windows import WindowRun
 from tomoloc.nn.device import resolve_device
 from tomoloc.nn.encoder import DenseEncoder, DenseNetwork, HeatNetwork
 from tomoloc.nn.int8 import Int8Network, computes_in_int8
-from tomoloc.nn.monai import MonaiHeatNetwork
+from tomoloc.nn.monai import AnyHeatNetwork, MonaiHeatNetwork
 from tomoloc.nn.stored import StoredModel
 from tomoloc.nn.window import WindowEncoder
 from tomoloc.physics.contrast import robust_scale
@@ -48,7 +48,6 @@ _FINEST = 0.25
 _LEAST_SIDE = 8
 """In voxels: of a tomogram, once rescaled."""
 _TILE_BYTES = 640 << 20
-_HEAT = HeatNetwork | MonaiHeatNetwork
 _LEAST_LENGTH = 1e-6
 """Of a mean of unit vectors that is made one again."""
 
@@ -95,7 +94,7 @@ class LearnedFeatures:
     def channels(self) -> int:
         """Numbers at each place, without the probability of a centre."""
         network = self._network
-        return network.kinds if isinstance(network, _HEAT) else network.channels
+        return network.kinds if isinstance(network, AnyHeatNetwork) else network.channels
 
     @property
     def finds_centers(self) -> bool:
@@ -110,7 +109,7 @@ class LearnedFeatures:
         ValueError
             If the model gives heat maps of what it was trained for.
         """
-        if isinstance(self.model.network, _HEAT):
+        if isinstance(self.model.network, AnyHeatNetwork):
             raise ValueError(
                 f"the model {self.model.name} finds what it was trained for and gives no vectors to"
                 " compare: use it with tomoloc pick centroid"
@@ -269,7 +268,7 @@ class LearnedFeatures:
                 share = block / np.float16(len(runs))
                 data[target] = share + data[target] if number else share
                 release(data)
-        if self.flips and not isinstance(self._network, _HEAT):
+        if self.flips and not isinstance(self._network, AnyHeatNetwork):
             for section in data:
                 vectors = section[..., : self.channels].astype(np.float32)
                 length = np.linalg.norm(vectors, axis=-1, keepdims=True)

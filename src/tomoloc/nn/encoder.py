@@ -18,7 +18,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["DenseEncoder", "DenseNetwork", "HeatNetwork", "Unit"]
+__all__ = ["DenseEncoder", "DenseNetwork", "HeatNetwork", "Unit", "check_input"]
+
+
+def check_input(x: Tensor, *, period: int) -> None:
+    """Refuse volumes that a network cannot take.
+
+    Raises
+    ------
+    ValueError
+        If the shape is not (b, 1, z, y, x) with sides that are multiples of the period.
+    """
+    if x.ndim != 5 or x.shape[1] != 1 or any(n % period or n == 0 for n in x.shape[2:]):
+        raise ValueError(
+            "the network needs input of shape (b, 1, z, y, x) with sides that are multiples of"
+            f" {period}; got {tuple(x.shape)}"
+        )
 
 
 class DenseNetwork(nn.Module):
@@ -148,11 +163,7 @@ class DenseNetwork(nn.Module):
         ValueError
             If the shape is not as above.
         """
-        if x.ndim != 5 or x.shape[1] != 1 or any(n % self.period or n == 0 for n in x.shape[2:]):
-            raise ValueError(
-                f"the encoder needs input of shape (b, 1, z, y, x) with sides that are multiples"
-                f" of {self.period}; got {tuple(x.shape)}"
-            )
+        check_input(x, period=self.period)
         kept: list[Tensor] = []
         for level in range(len(self.widths)):
             x = self.descend(x, level=level)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["PERIOD", "MonaiHeatNetwork", "make_monai"]
+from tomoloc.nn.encoder import HeatNetwork, check_input
+
+__all__ = ["PERIOD", "AnyHeatNetwork", "MonaiHeatNetwork", "make_monai"]
 
 PERIOD = 32
 """Sides that all of MONAI's networks take are multiples of it."""
@@ -107,11 +109,7 @@ class MonaiHeatNetwork(nn.Module):
         ValueError
             If the shape is not as above, or the network's output is of another shape.
         """
-        if x.ndim != 5 or x.shape[1] != 1 or any(n % PERIOD or n == 0 for n in x.shape[2:]):
-            raise ValueError(
-                f"the network needs input of shape (b, 1, z, y, x) with sides that are multiples"
-                f" of {PERIOD}; got {tuple(x.shape)}"
-            )
+        check_input(x, period=PERIOD)
         found = self.body(x)
         if not isinstance(found, Tensor) or found.shape != (len(x), self.kinds, *x.shape[2:]):
             raise ValueError(
@@ -122,6 +120,10 @@ class MonaiHeatNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Heat from 0 to 1, shape (b, kinds, z / 2, y / 2, x / 2); `x` as for `compute`."""
         return torch.sigmoid(self.compute(x))
+
+
+AnyHeatNetwork = HeatNetwork | MonaiHeatNetwork
+"""Whatever gives a heat map of centres for each kind of particle."""
 
 
 def make_monai(name: str, *, outputs: int, options: Mapping[str, Any]) -> nn.Module:

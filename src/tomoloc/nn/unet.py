@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tomoloc.nn.encoder import Unit
+from tomoloc.nn.encoder import Unit, check_input
 from tomoloc.nn.monai import PERIOD, make_monai
 
 __all__ = ["ARCHITECTURES", "SegmentationNetwork"]
@@ -139,11 +139,7 @@ class SegmentationNetwork(nn.Module):
         ValueError
             If the shape is not as above.
         """
-        if x.ndim != 5 or x.shape[1] != 1 or any(n % self.period or n == 0 for n in x.shape[2:]):
-            raise ValueError(
-                f"the network needs input of shape (b, 1, z, y, x) with sides that are multiples"
-                f" of {self.period}; got {tuple(x.shape)}"
-            )
+        check_input(x, period=self.period)
         logits: Tensor = self.body(x)
         return logits
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,13 @@ from numpy.typing import ArrayLike
 from tomoloc.features.learned import LearnedFeatures
 from tomoloc.localize import find_peaks
 from tomoloc.nn.encoder import DenseEncoder, HeatNetwork
-from tomoloc.nn.monai import MonaiHeatNetwork
+from tomoloc.nn.monai import AnyHeatNetwork
 from tomoloc.nn.published import open_model
 from tomoloc.nn.stored import StoredModel
 from tomoloc.physics.contrast import is_flat
 from tomoloc.pickers.trained import check_spectrum, empty_scores, match_training
 from tomoloc.train.heat import DEFAULT_THRESHOLD
-from tomoloc.types import FloatArray, Particles, ScoreMap, Tomogram, Volume
+from tomoloc.types import FloatArray, ScoreMap, Tomogram, Volume
 
 __all__ = ["CentroidPicker", "Kinds"]
 
@@ -57,7 +57,7 @@ class Kinds:
         """
         if isinstance(model.network, DenseEncoder):
             return cls(labels=(_ANY,), diameters=(_ANY_DIAMETER,), thresholds=(_LIKELY,))
-        if not isinstance(model.network, HeatNetwork | MonaiHeatNetwork):
+        if not isinstance(model.network, AnyHeatNetwork):
             raise ValueError(
                 f"the model {model.name or type(model.network).__name__} gives no heat maps: train"
                 " one with tomoloc train centroid"
@@ -214,26 +214,8 @@ class CentroidPicker:
         stated = Kinds.of(self._model).thresholds
         return np.array(stated) if stated else np.full(len(scores.labels), DEFAULT_THRESHOLD)
 
-    def locate(
-        self,
-        scores: ScoreMap,
-        *,
-        threshold: ArrayLike,
-        min_distance: ArrayLike,
-        diameter: ArrayLike,
-        max_particles: int | None = None,
-        mask: Volume | None = None,
-    ) -> Particles:
-        """Do as `tomoloc.localize.find_peaks`, by Gaussians, which is what heat looks like."""
-        return find_peaks(
-            scores,
-            threshold=threshold,
-            min_distance=min_distance,
-            diameter=diameter,
-            max_particles=max_particles,
-            mask=mask,
-            shape="gaussian",
-        )
+    # Heat falls off around a centre as a Gaussian.
+    locate = staticmethod(partial(find_peaks, shape="gaussian"))
 
     @cached_property
     def _model(self) -> StoredModel:

@@ -378,6 +378,7 @@ class _Training:
         """Take up the folder's checkpoint, if there is one, and open the logs."""
         self.team.meet()  # now nothing of an older training is left that should not be
         content = read_checkpoint(self.folder, device=self.device)
+        self.team.meet()  # reading also removes drafts: of the first, none may be there yet
         if content is not None:
             try:
                 self.model.load_state_dict(content["model"])
