@@ -1,7 +1,7 @@
 """How well a picker fine-tuned on two annotated tomograms does: heat profiles, losses, starts.
 
     python benchmarks/centroid.py [--steps N] [--tomograms N...] [--tests N] [--runs NAME...]
-        [--threads N] [--json FILE] [--folder FOLDER]
+        [--shape Z Y X] [--threads N] [--json FILE] [--folder FOLDER]
 
 Two kinds of built-in complexes of different sizes, at once, in scenes with a third kind that nobody
 looks for, vesicles, gold and errors of alignment (`TWO`); and shells of 1000 Å beside vesicles and
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 from contextlib import nullcontext
@@ -137,20 +138,28 @@ def main() -> int:
     parser.add_argument(
         "--runs", nargs="+", choices=[*RUNS, "zero-shot"], default=[*RUNS, "zero-shot"]
     )
+    parser.add_argument(
+        "--shape", type=int, nargs=3, default=[80, 160, 176], help="of the scene of two kinds"
+    )
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--folder", type=Path, help="of data and models, which are kept and reused")
     given = parser.parse_args()
+    if given.tests < 2:
+        parser.error("--tests must be at least 2")
     if given.threads:
         torch.set_num_threads(given.threads)
-    print(f"machine: {describe_machine()}; {given.steps} steps\n")
+    print(f"machine: {describe_machine()}; {given.steps} steps; {given.shape} voxels\n")
     rows: list[dict[str, Any]] = []
     with nullcontext(given.folder) if given.folder else tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.mkdir(exist_ok=True)
         most = max(2, *given.tomograms)
         write_shell(folder / "shell.mrc")
-        recipes = {"two": TWO, "capsids": CAPSIDS.replace("SHELL", str(folder / "shell.mrc"))}
+        recipes = {
+            "two": enlarge(TWO, given.shape),
+            "capsids": CAPSIDS.replace("SHELL", str(folder / "shell.mrc")),
+        }
         wanted = {RUNS[run][0] for run in given.runs if run in RUNS} | {"two"}
         data = {
             name: simulate(folder, name, recipes[name], most + given.tests)
@@ -187,6 +196,14 @@ def main() -> int:
         content = {"machine": describe_machine(), "steps": given.steps, "rows": rows}
         given.json.write_text(json.dumps(content, indent=1), "utf-8")
     return 0
+
+
+def enlarge(recipe: str, shape: list[int]) -> str:
+    """Give a scene another shape, and as much more in it as there is room."""
+    before = [int(n) for n in re.findall(r"\d+", re.findall(r"shape = \[(.*)\]", recipe)[0])]
+    times = np.prod(shape) / np.prod(before)
+    recipe = recipe.replace(f"shape = {before}", f"shape = {shape}")
+    return re.sub(r"count = (\d+)", lambda m: f"count = {round(int(m[1]) * times)}", recipe)
 
 
 def write_shell(path: Path) -> None:
