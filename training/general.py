@@ -40,6 +40,8 @@ POOL = 22
 """Species of one group, of which a scene has some."""
 MASSES = (40.0, 1500.0)
 """Of random complexes, in kDa, evenly in their logarithm."""
+KIN = 1.5
+"""Largest mass of a family by its smallest."""
 LARGEST, HEAVIEST = 420.0, 92
 """Diameter in Å and atomic number, beyond which structures are left out."""
 ATTEMPTS = 5
@@ -64,7 +66,9 @@ class Groups:
     files : tuple of str
         Structures that stand beside random complexes.
     share : float
-        Of the species of a group that come from files.
+        Of the species of a group that come from files, where so many have a mass that is wanted.
+    kin : float
+        Of the groups whose species have one to three masses, nearly: such are hard to tell apart.
     plan : tuple of str
         Names of the scenes of a group.
     first_complex : int
@@ -74,11 +78,12 @@ class Groups:
     seed: int
     files: tuple[str, ...] = ()
     share: float = 0.5
+    kin: float = 0.0
     plan: tuple[str, ...] = PLAN
     first_complex: int = 0
     simulator: Simulator | None = field(default=None, init=False)
-    unfit: dict[str, str] = field(default_factory=dict, init=False)
-    """Why files cannot be used, or nothing, of those that have been read."""
+    masses: dict[str, float] = field(default_factory=dict, init=False)
+    """Of files that have been read, in kDa; NaN for those that cannot be used."""
 
     def __call__(self, number: int) -> list[Sample]:
         """Make the samples of a group."""
@@ -105,27 +110,41 @@ class Groups:
 
     def draw_pool(self, rng: np.random.Generator) -> list[Species]:
         """Draw the species of a group."""
-        n_files = min(len(self.files), round(self.share * POOL))
-        chosen = rng.choice(len(self.files), size=n_files, replace=False) if n_files else []
+        ranges, of_files = [MASSES], [(0.0, np.inf)]
+        if rng.random() < self.kin:
+            lowest = np.exp(rng.uniform(*np.log(MASSES), size=rng.integers(1, 4)))
+            ranges = of_files = [(low, KIN * low) for low in lowest.tolist()]
         pool = [
-            Species(structure=self.files[i], label=Path(self.files[i]).name.split(".")[0], count=1)
-            for i in chosen
-            if not self.reason_against(self.files[i])
+            Species(structure=file, label=Path(file).name.split(".")[0], count=1)
+            for file in self.draw_files(of_files, rng)
         ]
         for seed in rng.integers(NEVER_TRAINED_ON, size=POOL - len(pool)).tolist():
-            mass = float(np.exp(rng.uniform(*np.log(MASSES))))
+            mass = float(np.exp(rng.uniform(*np.log(ranges[rng.integers(len(ranges))]))))
             structure = BuiltIn(seed=self.first_complex + seed, mass_kda=round(mass, 1))
             # The same seed with another mass is another complex.
             pool.append(Species(structure=structure, label=f"{seed}-{mass:.0f}", count=1))
         return [pool[i] for i in rng.permutation(len(pool))]
 
-    def reason_against(self, file: str) -> str:
-        """Tell why a structure cannot be simulated; empty if it can."""
-        if file not in self.unfit:
-            self.unfit[file] = _find_fault(file)
-            if self.unfit[file]:
-                logger.warning("%s is left out: %s", file, self.unfit[file])
-        return self.unfit[file]
+    def draw_files(self, ranges: list[tuple[float, float]], rng: np.random.Generator) -> list[str]:
+        """Draw structures of some masses, as many as there should be or are."""
+        chosen: list[str] = []
+        for i in rng.permutation(len(self.files)):
+            if len(chosen) == round(self.share * POOL):
+                break
+            mass = self.mass(self.files[i])
+            if any(low <= mass <= high for low, high in ranges):
+                chosen.append(self.files[i])
+        return chosen
+
+    def mass(self, file: str) -> float:
+        """Mass of a structure in kDa; NaN if it cannot be simulated."""
+        if file not in self.masses:
+            try:
+                self.masses[file] = _weigh(file)
+            except (ValueError, OSError) as error:
+                logger.warning("%s is left out: %s", file, error)
+                self.masses[file] = np.nan
+        return self.masses[file]
 
     def make(self, recipe: Recipe) -> Sample:
         """Simulate, and keep what is trained on."""
@@ -141,18 +160,16 @@ class Groups:
         )
 
 
-def _find_fault(file: str) -> str:
-    try:
-        structure = read_structure(file)
-    except (ValueError, OSError) as error:
-        return str(error)
+def _weigh(file: str) -> float:
+    structure = read_structure(file)
     if not isinstance(structure, Structure):
-        return "it has no atoms"
+        raise ValueError("it has no atoms")
     if structure.atomic_number.max() > HEAVIEST:
-        return f"it has an element of number {structure.atomic_number.max()}"
+        raise ValueError(f"it has an element of number {structure.atomic_number.max()}")
     if structure.diameter > LARGEST:
-        return f"its diameter is {structure.diameter:.0f} Å"
-    return ""
+        raise ValueError(f"its diameter is {structure.diameter:.0f} Å")
+    # Nuclei of light elements have as many neutrons as protons; hydrogens are 7 % of a protein.
+    return float(2 * np.sum(structure.atomic_number * structure.weight) / 0.93 / 1000)
 
 
 def fill(recipe: Recipe, pool: list[Species], rng: np.random.Generator) -> Recipe:
@@ -235,7 +252,9 @@ def run(given: argparse.Namespace) -> None:
     changes = {name: value for name, value in changes.items() if value is not None}
     settings = read_settings({**content["training"], **changes, "seed": given.seed})
     workers = given.workers if given.workers is not None else content["scenes"]["workers"]
-    groups = Groups(seed=given.seed, files=list_structures(given.structures))
+    groups = Groups(
+        seed=given.seed, files=list_structures(given.structures), kin=content["scenes"]["kin"]
+    )
     held_out = Groups(
         seed=given.seed + 1,
         files=list_structures(given.validation),

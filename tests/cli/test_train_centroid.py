@@ -106,6 +106,16 @@ def test_a_longer_training_goes_on_from_the_checkpoint(samples, tmp_path):
     assert load_model(model).config["particles"]["diameters"] == [100, 100]
 
 
+def test_voxels_that_suit_the_largest_kind(samples, tmp_path):
+    model = tmp_path / "mine"
+    words = ["--diameter", "ball=150", "dimer=300", "--voxel-spacing", "size", "--steps", 1]
+    run("--data", samples, "--from", "none", "-o", model, *words)
+    assert load_model(model).voxel_spacing == 15
+    picks = tmp_path / "picks"
+    tomogram = samples / "two_001" / "tomogram.mrc"
+    assert main(["pick", "centroid", str(tomogram), "-o", str(picks), "--model", str(model)]) == 0
+
+
 def test_annotated_tomograms_of_another_program(samples, tmp_path, capsys):
     """RELION coordinates in two tomograms, whose labels the user has not named."""
     folder = tmp_path / "mine"

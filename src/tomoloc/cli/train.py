@@ -46,6 +46,9 @@ __all__ = ["train"]
 
 logger = logging.getLogger(__name__)
 
+ACROSS = 20
+"""Voxels of the largest kind, where it tells the voxel spacing."""
+
 train = App(name="train", help="Teach a network from samples.")
 train.command(segmentation)
 train.command(template_learning)
@@ -170,7 +173,7 @@ def centroid(
     steps: int = 500,
     patience: int = 6,
     learning_rate: float | None = None,
-    voxel_spacing: float | None = None,
+    voxel_spacing: float | Literal["size"] | None = None,
     tomogram_spacing: float | None = None,
     contrast: Literal["auto", "dark", "light"] = "auto",
     seed: int = 0,
@@ -227,7 +230,9 @@ def centroid(
     learning_rate
         0.001 by default, and a third of that with --from.
     voxel_spacing
-        Of the model in Å: data are brought to it. 10 by default, or that of --from.
+        Of the model in Å: data are brought to it. 10 by default, or that of --from. With `size`,
+        the largest kind is 20 voxels across, as in tomoCPT: for particles of 400 Å and more, and
+        small ones in fine tomograms.
     tomogram_spacing
         Voxel size of --tomograms in Å, where their files do not state it or state it wrong.
     contrast
@@ -260,7 +265,8 @@ def centroid(
         tomogram_spacing=tomogram_spacing, contrast=contrast, jobs=jobs, team=team,
     )  # fmt: skip
     names, sizes = _find_kinds(training, labels, diameter)
-    spacing = voxel_spacing or (10.0 if first is None else first.voxel_spacing)
+    suited = round(max(sizes) / ACROSS, 2) if voxel_spacing == "size" else voxel_spacing
+    spacing = suited or (10.0 if first is None else first.voxel_spacing)
     task = HeatTask(
         labels=names,
         diameters=sizes,
