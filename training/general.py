@@ -238,9 +238,11 @@ def run(given: argparse.Namespace) -> None:
     """Put scenes, network and loop together."""
     import torch
 
+    from tomoloc.nn.device import keep_memory
     from tomoloc.nn.stored import StoredModel, find_model, load_model, save_model
     from tomoloc.train.loop import Report, make_encoder, read_settings, train
 
+    keep_memory()
     if given.threads:
         torch.set_num_threads(given.threads)
     content = tomllib.loads((FOLDER / f"{given.recipe}.toml").read_text("utf-8"))

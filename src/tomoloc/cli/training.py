@@ -164,10 +164,11 @@ def score_lines(report: Report) -> list[str]:
 def start_team(devices: int, device: str, output: Path) -> Team:
     """Start the processes that train together, and make sure that the first can write."""
     from tomoloc.io.atomic import check_writable
-    from tomoloc.nn.device import resolve_device
+    from tomoloc.nn.device import keep_memory, resolve_device
     from tomoloc.train.team import gather
 
     check_writable(output.parent)
+    keep_memory()
     team = gather(devices, resolve_device(device))
     if team.rank:  # the first speaks for all
         logging.getLogger("tomoloc").setLevel(logging.ERROR)
