@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tomllib
@@ -102,7 +103,7 @@ def test_one_example(run, here):
         assert picks.labels == ["lobes"]
         assert len(picks) <= 7
         assert n_found(picks, truth_of(name)) >= 5
-        assert f"{name}: of {len(picks)} picks above 0.5," in log
+        assert re.search(rf"{name}: of {len(picks)} picks, \d\.\d are expected to be wrong", log)
     # the example is a particle, and found again
     assert n_found(picks_of("out"), truth_of("TS_1")[1:2]) == 1
     record = record_of("out", "TS_2")
@@ -111,7 +112,7 @@ def test_one_example(run, here):
     assert record["parameters"]["diameter"] == 120
     assert record["inputs"]["model"] == load_model("blobs").identity
     assert record["inputs"]["examples"] == {"lobes": 1}
-    assert record["results"]["threshold"] == 0.5
+    assert 0.2 <= record["results"]["threshold"] <= 0.5
 
 
 def test_flips_are_for_examples_and_tomograms(run, monkeypatch):

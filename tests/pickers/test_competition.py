@@ -3,7 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tomoloc.pickers.competition import Calibration, compete, fit_calibration, mean_direction
+from tomoloc.pickers.competition import (
+    Calibration,
+    best_threshold,
+    compete,
+    fit_calibration,
+    mean_direction,
+)
 
 CHANNELS = 16
 
@@ -100,7 +106,26 @@ def test_noise_alone_is_nothing(calibration):
     vectors, center, label = make_tomogram(rng)
     noise, weak = vectors[label == ""], center[label == ""]
     examples = [vectors[[r]] for r in pick_one_each(label, ["p0", "p4"], rng)]
-    assert (compete(noise, weak, examples=examples, calibration=calibration) > 0.5).sum() <= 1
+    found = compete(noise, weak, examples=examples, calibration=calibration)
+    for p in found.T:
+        assert (p > best_threshold(p, least=0.2)).sum() <= 1
+
+
+def test_the_threshold_is_where_most_is_right(rng):
+    """No threshold gives a better F1, on average over what is true by these probabilities."""
+    for a, b in ((0.3, 3), (0.5, 0.5), (2, 5)):
+        p = rng.beta(a, b, 4000)
+        right = rng.random(len(p)) < p
+
+        def score(threshold, p=p, right=right):
+            chosen = p > threshold
+            return 2 * (chosen & right).sum() / (chosen.sum() + right.sum())
+
+        best = max(score(t) for t in np.linspace(0.01, 0.99, 99))
+        assert score(best_threshold(p, least=0.0)) > best - 0.01
+    assert best_threshold([1.0, 1.0, 0.0], least=0.2) == 0.5
+    assert best_threshold([0.05, 0.02], least=0.2) == 0.2
+    assert best_threshold([], least=0.2) == 0.5
 
 
 def test_no_candidate_no_answer(calibration):

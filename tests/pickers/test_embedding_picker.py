@@ -47,7 +47,7 @@ def test_one_example_finds_the_others(planted, bright):
     assert picks.particles.labels == ["lobes"]
     assert sorted(distances(picks.particles, truth).argmin(axis=1)) == list(range(6))
     assert np.median(distances(picks.particles, truth).min(axis=1)) < 15
-    np.testing.assert_array_equal(picks.threshold, 0.5)
+    assert 0.2 <= picks.threshold[0] <= 0.5
     assert picks.particles.extra["tomolocEdge"].sum() == 1
 
 
@@ -114,10 +114,11 @@ def test_expected_number_of_wrong_picks_is_told(bright, caplog):
     picker = make_picker()
     scores = picker.score(bright)
     with caplog.at_level(logging.INFO):
-        assert picker.threshold(scores, min_distance=60).tolist() == [0.5]
-    found = find_peaks(scores, threshold=0.5, min_distance=60)
+        (threshold,) = picker.threshold(scores, min_distance=60)
+    assert 0.2 <= threshold <= 0.5
+    found = find_peaks(scores, threshold=threshold, min_distance=60)
     wrong = (1 - found.score).sum()
-    text = f"planted: of {len(found)} picks above 0.5, {wrong:.1f} are expected to be wrong"
+    text = f"planted: of {len(found)} picks, {wrong:.1f} are expected to be wrong"
     assert text in caplog.text
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
-__all__ = ["Calibration", "adapt_share", "compete", "fit_calibration", "mean_direction"]
+__all__ = ["Calibration", "adapt_share", "best_threshold", "compete", "fit_calibration"]
+__all__ += ["mean_direction"]
 
 Floats = NDArray[np.float64]
 
@@ -170,6 +171,33 @@ def fit_calibration(
         intercept=float(model.intercept_[0]),
         share=float(y.mean()),
     )
+
+
+def best_threshold(probability: ArrayLike, *, least: float) -> float:
+    """Return the threshold at which the F1 that is to be expected is highest.
+
+    Parameters
+    ----------
+    probability : array_like, shape (n,)
+        Of all candidates of a label, in one tomogram or several, that they are right.
+    least : float
+        The result is at least that.
+
+    Returns
+    -------
+    float
+        Half of the highest F1, and so at most 0.5 [1]_.
+
+    References
+    ----------
+    .. [1] Lipton, Elkan & Naryanaswamy, Optimal thresholding of classifiers to maximize F1 measure,
+       ECML PKDD (2014), doi:10.1007/978-3-662-44851-9_15.
+    """
+    p = np.sort(np.asarray(probability, dtype=np.float64))[::-1]
+    if not len(p):
+        return 0.5
+    f1 = 2 * np.cumsum(p) / (np.arange(1, len(p) + 1) + p.sum())
+    return float(max(f1.max() / 2, least))
 
 
 def mean_direction(vectors: ArrayLike) -> Floats:
