@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import runpy
@@ -9,12 +10,13 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from contextlib import redirect_stdout
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
 
-from tomoloc.cli.main import app
+from tomoloc.cli.main import app, main
 from tomoloc.cli.pick import PickOptions
 from tomoloc.physics.detector import find_detector
 from tomoloc.simulate.recipe import recipe_from_mapping
@@ -65,6 +67,12 @@ def assert_alike(printed: str, shown: list[str], where: str) -> None:
 
 
 def run(command: list[str] | str, where: str) -> str:
+    if isinstance(command, str) and command.startswith("tomoloc "):
+        printed = io.StringIO()
+        with redirect_stdout(printed):
+            code = main(shlex.split(command)[1:])
+        assert code == 0, where
+        return printed.getvalue()
     # One thread each: those of programs that share few cores spend their time waiting.
     threads = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
