@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from tomoloc.io.structures import read_structure
+from tomoloc.io.structures import summarize_structure
 from tomoloc.simulate.recipe import Recipe, read_recipe
 from tomoloc.simulate.scene import Simulator, draw_seed
 from tomoloc.simulate.settings import BuiltIn, Species
 from tomoloc.simulate.stream import map_in_order
-from tomoloc.types import Sample, Structure
+from tomoloc.types import Sample
 
 logger = logging.getLogger("tomoloc.training")
 
@@ -40,8 +40,8 @@ POOL = 22
 """Species of one group, of which a scene has some."""
 MASSES = (40.0, 1500.0)
 """Of random complexes, in kDa, evenly in their logarithm."""
-KIN = 1.5
-"""Largest mass of a family by its smallest."""
+ALIKE = 1.5
+"""Ratio of the largest to the smallest mass of species that are alike."""
 LARGEST, HEAVIEST = 420.0, 92
 """Diameter in Å and atomic number, beyond which structures are left out."""
 ATTEMPTS = 5
@@ -67,8 +67,8 @@ class Groups:
         Structures that stand beside random complexes.
     share : float
         Of the species of a group that come from files, where so many have a mass that is wanted.
-    kin : float
-        Of the groups whose species have one to three masses, nearly: such are hard to tell apart.
+    hard : float
+        Of the groups whose species have one to three masses, nearly: hard negatives of each other.
     plan : tuple of str
         Names of the scenes of a group.
     first_complex : int
@@ -78,7 +78,7 @@ class Groups:
     seed: int
     files: tuple[str, ...] = ()
     share: float = 0.5
-    kin: float = 0.0
+    hard: float = 0.0
     plan: tuple[str, ...] = PLAN
     first_complex: int = 0
     simulator: Simulator | None = field(default=None, init=False)
@@ -111,9 +111,9 @@ class Groups:
     def draw_pool(self, rng: np.random.Generator) -> list[Species]:
         """Draw the species of a group."""
         ranges, of_files = [MASSES], [(0.0, np.inf)]
-        if rng.random() < self.kin:
+        if rng.random() < self.hard:
             lowest = np.exp(rng.uniform(*np.log(MASSES), size=rng.integers(1, 4)))
-            ranges = of_files = [(low, KIN * low) for low in lowest.tolist()]
+            ranges = of_files = [(low, ALIKE * low) for low in lowest.tolist()]
         pool = [
             Species(structure=file, label=Path(file).name.split(".")[0], count=1)
             for file in self.draw_files(of_files, rng)
@@ -161,15 +161,13 @@ class Groups:
 
 
 def _weigh(file: str) -> float:
-    structure = read_structure(file)
-    if not isinstance(structure, Structure):
-        raise ValueError("it has no atoms")
+    summary = summarize_structure(file)
+    structure = summary.structure
     if structure.atomic_number.max() > HEAVIEST:
         raise ValueError(f"it has an element of number {structure.atomic_number.max()}")
     if structure.diameter > LARGEST:
         raise ValueError(f"its diameter is {structure.diameter:.0f} Å")
-    # Nuclei of light elements have as many neutrons as protons; hydrogens are 7 % of a protein.
-    return float(2 * np.sum(structure.atomic_number * structure.weight) / 0.93 / 1000)
+    return summary.mass_kda
 
 
 def fill(recipe: Recipe, pool: list[Species], rng: np.random.Generator) -> Recipe:
@@ -255,7 +253,7 @@ def run(given: argparse.Namespace) -> None:
     settings = read_settings({**content["training"], **changes, "seed": given.seed})
     workers = given.workers if given.workers is not None else content["scenes"]["workers"]
     groups = Groups(
-        seed=given.seed, files=list_structures(given.structures), kin=content["scenes"]["kin"]
+        seed=given.seed, files=list_structures(given.structures), hard=content["scenes"]["hard"]
     )
     held_out = Groups(
         seed=given.seed + 1,

@@ -77,25 +77,25 @@ def test_structures_that_cannot_be_simulated_are_left_out(general, tmp_path, cap
     assert "its diameter is 600 Å" in caplog.text
 
 
-def test_kin_has_few_masses(general, groups):
-    kin = replace(groups, kin=1.0)
-    kin.masses = groups.masses
+def test_hard_groups_have_few_masses(general, groups):
+    hard = replace(groups, hard=1.0)
+    hard.masses = groups.masses
     for number in range(20):
-        pool = kin.draw_pool(np.random.default_rng([3, number]))
+        pool = hard.draw_pool(np.random.default_rng([3, number]))
         assert len(pool) == general.POOL
         masses = np.sort(
             [
-                s.structure.mass_kda if isinstance(s.structure, BuiltIn) else kin.mass(s.structure)
+                s.structure.mass_kda if isinstance(s.structure, BuiltIn) else hard.mass(s.structure)
                 for s in pool
             ]
         )
         # Families begin where a mass is not within reach of its family's first.
         families, first = 0, 0.0
         for mass in masses.tolist():
-            if mass > 1.001 * general.KIN * first:
+            if mass > 1.001 * general.ALIKE * first:
                 families, first = families + 1, mass
         assert 1 <= families <= 3
-        assert masses.max() < general.KIN * general.MASSES[1] + 1
+        assert masses.max() < general.ALIKE * general.MASSES[1] + 1
 
 
 def test_groups_differ_and_come_again(groups):
