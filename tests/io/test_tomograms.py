@@ -396,9 +396,21 @@ def test_numpy_files(tmp_path, values):
     damaged = bytearray((tmp_path / "b.npz").read_bytes())
     damaged[300] ^= 0xFF
     (tmp_path / "h.npz").write_bytes(damaged)
-    for name in ("e.npy", "f.npy", "g.npz", "h.npz"):
+    # the flag that says that it is encrypted
+    content = (tmp_path / "b.npz").read_bytes()
+    entry = content.index(b"PK\1\2") + 8
+    (tmp_path / "i.npz").write_bytes(content[:entry] + b"\1" + content[entry + 1 :])
+    for name in ("e.npy", "f.npy", "g.npz", "h.npz", "i.npz"):
         with pytest.raises(ValueError, match="not a NumPy file of numbers"):
             read_tomogram(tmp_path / name, voxel_spacing=1.0)
+
+
+def test_damaged_metadata_of_ome_tiff(tmp_path):
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, np.zeros(SHAPE, dtype=np.float32), metadata={"axes": "ZYX"})
+    path.write_bytes(path.read_bytes().replace(b"<Pixels", b"<Pix<ls"))
+    with pytest.raises(ValueError, match=r"not a TIFF file, or is damaged \(not well-formed"):
+        read_tomogram(path, voxel_spacing=1.0)
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
@@ -438,7 +450,7 @@ def test_tiff_without_sizes(tmp_path, rng):
     (tmp_path / "c.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:400])
     (tmp_path / "d.tif").write_text("no picture\n")
     for name in ("c.tif", "d.tif"):
-        with pytest.raises(ValueError, match="not a TIFF file, or is truncated"):
+        with pytest.raises(ValueError, match="not a TIFF file, or is damaged"):
             read_volume(tmp_path / name, voxel_spacing=2.0)
 
 

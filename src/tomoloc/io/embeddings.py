@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tomoloc.arrays import allocate
 from tomoloc.io.atomic import writing
+from tomoloc.io.stored import decoding
 from tomoloc.types import Particles, Volume
 
 __all__ = [
@@ -43,7 +43,6 @@ _SIDE = 32
 """Grid points along each side of a chunk: 2 MB, as much as a disk reads at a time."""
 _ROWS = 1 << 16
 _COLUMNS = {"position": np.float64, "vector": np.float16, "score": np.float32, "edge": np.bool_}
-_DAMAGED = (RuntimeError, ValueError, TypeError, zlib.error, EOFError)
 _WHAT_TO_DO = "embed the tomogram again"
 
 
@@ -379,18 +378,15 @@ def _is_embedding(path: Path) -> bool:
 def _open(path: Path) -> Any:
     import zarr
 
-    try:
+    message = f"{path} is damaged: zarr.json cannot be read; {_WHAT_TO_DO}"
+    with decoding(message, but=(MemoryError,)):
         return zarr.open_group(str(path), mode="r", zarr_format=3)
-    except (OSError, KeyError, *_DAMAGED) as error:
-        raise ValueError(f"{path} is damaged: zarr.json cannot be read; {_WHAT_TO_DO}") from error
 
 
 def _member(path: Path, name: str) -> Any:
     group = _open(path)
-    try:
+    with decoding(f"{path} is damaged: {name} cannot be read; {_WHAT_TO_DO}", but=(MemoryError,)):
         node = group.get(name)
-    except (OSError, KeyError, *_DAMAGED) as error:
-        raise ValueError(f"{path} is damaged: {name} cannot be read; {_WHAT_TO_DO}") from error
     if not hasattr(node, "nchunks"):
         raise ValueError(f"{path} is damaged: {name} is missing; {_WHAT_TO_DO}")
     return node
@@ -407,12 +403,8 @@ def _check_complete(array: Any, path: Path) -> None:
 
 
 def _read(array: Any, part: tuple[slice, ...], path: Path) -> NDArray[Any]:
-    try:
+    with decoding(f"{path} is damaged: a chunk of {array.basename} cannot be read; {_WHAT_TO_DO}"):
         return np.asarray(array[part])
-    except _DAMAGED as error:
-        raise ValueError(
-            f"{path} is damaged: a chunk of {array.basename} cannot be read; {_WHAT_TO_DO}"
-        ) from error
 
 
 def _blocks(shape: tuple[int, ...], side: int) -> Iterator[tuple[slice, ...]]:

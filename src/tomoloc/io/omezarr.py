@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoloc.arrays import allocate
-from tomoloc.io.stored import SLAB_BYTES, StoredVolume, angstrom_per
+from tomoloc.io.stored import SLAB_BYTES, StoredVolume, angstrom_per, decoding
 
 __all__ = ["read_omezarr"]
 
@@ -182,8 +181,6 @@ def _unpack(array: Any, *, path: Path) -> NDArray[Any]:
     starts = [range(0, n, step) for n, step in zip(array.shape, block, strict=True)]
     for corner in itertools.product(*starts):
         part = tuple(slice(a, a + n) for a, n in zip(corner, block, strict=True))
-        try:
+        with decoding(f"{path}: a chunk of {array.path or 'it'} is damaged"):
             result[part] = array[part]
-        except (RuntimeError, ValueError, TypeError, zlib.error, EOFError) as error:
-            raise ValueError(f"{path}: a chunk of {array.path or 'it'} is damaged") from error
     return result

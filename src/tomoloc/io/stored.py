@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ __all__ = [
     "StoredVolume",
     "angstrom_per",
     "choose_spacing",
+    "decoding",
     "native",
     "slabs",
     "volume_name",
@@ -64,6 +66,35 @@ class StoredVolume:
     origin: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
     kind: str = ""
     levels: tuple[float, ...] = ()
+
+
+@contextmanager
+def decoding(
+    message: str, *, but: tuple[type[Exception], ...] = (OSError, MemoryError)
+) -> Iterator[None]:
+    """Take whatever a library raises while it reads a file as a sign that bytes are not right.
+
+    Where bytes have been lost or changed, there is no end to what libraries raise.
+
+    Parameters
+    ----------
+    message : str
+        What is said, before what the library says.
+    but : tuple of exceptions
+        What is let through.
+
+    Raises
+    ------
+    ValueError
+        With the message.
+    """
+    try:
+        yield
+    except but:
+        raise
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{message} ({reason})") from error
 
 
 def choose_spacing(stored: StoredVolume, given: float | None, *, path: str | Path) -> float:

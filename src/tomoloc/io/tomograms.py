@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-import struct
-import tokenize
-import zlib
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
-from zipfile import BadZipFile
 
 import numpy as np
 
 from tomoloc.io.mrc import read_mrc, write_mrc
-from tomoloc.io.stored import StoredVolume, angstrom_per, choose_spacing, native, volume_name
+from tomoloc.io.stored import (
+    StoredVolume,
+    angstrom_per,
+    choose_spacing,
+    decoding,
+    native,
+    volume_name,
+)
 from tomoloc.types import Tomogram, Volume
 
 __all__ = ["open_volume", "read_tomogram", "read_volume", "volume_name", "write_volume"]
@@ -22,14 +25,6 @@ __all__ = ["open_volume", "read_tomogram", "read_volume", "volume_name", "write_
 logger = logging.getLogger(__name__)
 
 MRC_ENDINGS = (".mrc", ".mrcs", ".rec", ".map", ".st", ".ali")
-# What the libraries raise, besides their own errors, where bytes have been lost or changed.
-DAMAGED_NUMPY = (
-    ValueError, EOFError, BadZipFile, NotImplementedError, tokenize.TokenError, zlib.error,
-)  # fmt: skip
-DAMAGED_TIFF = (
-    ValueError, LookupError, TypeError, ArithmeticError, AssertionError, RuntimeError, EOFError,
-    struct.error, zlib.error,
-)  # fmt: skip
 
 
 def read_tomogram(
@@ -215,14 +210,12 @@ def _grid(
 
 def _read_numpy(path: Path, *, mmap: bool) -> StoredVolume:
     """Read an array; an .npz may hold `data`, `voxel_spacing` and `origin` (xyz)."""
-    try:
+    with decoding(f"{path} is not a NumPy file of numbers, or is damaged"):
         if path.suffix.lower() == ".npy":
             arrays = {"data": np.load(path, mmap_mode="r" if mmap else None)}
         else:
             with path.open("rb") as file, np.load(file) as archive:
                 arrays = dict(archive)
-    except DAMAGED_NUMPY as error:
-        raise ValueError(f"{path} is not a NumPy file of numbers, or is truncated") from error
     names = [name for name, array in arrays.items() if array.ndim >= 2]
     if "data" not in names and len(names) != 1:
         raise ValueError(f"{path}: expected an array named data; it holds {', '.join(arrays)}")
@@ -240,7 +233,7 @@ def _read_numpy(path: Path, *, mmap: bool) -> StoredVolume:
 def _read_tiff(path: Path, *, mmap: bool) -> StoredVolume:
     import tifffile
 
-    try:
+    with decoding(f"{path} is not a TIFF file, or is damaged"):
         with tifffile.TiffFile(path) as file:
             series = file.series[0]
             axes, offset = series.axes, series.dataoffset
@@ -248,8 +241,6 @@ def _read_tiff(path: Path, *, mmap: bool) -> StoredVolume:
             data = None if mmap and offset is not None else series.asarray()
         if data is None:
             data = tifffile.memmap(path, mode="r")
-    except (tifffile.TiffFileError, *DAMAGED_TIFF) as error:
-        raise ValueError(f"{path} is not a TIFF file, or is truncated: {error}") from error
     if "S" in axes:
         raise ValueError(f"{path}: expected grey values; it is a colour picture")
     data = data.reshape([n for n in data.shape[:-2] if n > 1] + list(data.shape[-2:]))
