@@ -19,6 +19,7 @@ from tomoloc.io.targets import Targets
 from tomoloc.localize import EDGE_COLUMN
 from tomoloc.nn.encoder import DenseEncoder
 from tomoloc.nn.stored import StoredModel, find_model, load_model
+from tomoloc.pickers.competition import Calibration
 from tomoloc.pickers.embedding import EmbeddingPicker
 from tomoloc.types import Particles, Tomogram, Volume
 from unseen.scenes import Protein
@@ -100,6 +101,7 @@ class Embedded:
             candidates.vectors,
             np.asarray(particles.score),
             whole=np.asarray(particles.extra[EDGE_COLUMN]) == 0,
+            spread=Calibration.of(self.model.config).spread,
         )
         names = np.array([*clusters.names, ""], dtype=np.str_)
         targets = Targets(

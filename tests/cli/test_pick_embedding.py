@@ -20,6 +20,7 @@ from tomoloc.io.targets import Targets, write_targets
 from tomoloc.io.tomograms import read_tomogram, write_volume
 from tomoloc.nn.stored import load_model, save_model
 from tomoloc.physics.filters import rescale
+from tomoloc.pickers.competition import Calibration
 from tomoloc.types import Particles, Volume
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pickers"))
@@ -235,7 +236,8 @@ def test_other_examples_or_another_model_are_noticed(run):
     code, _, log = run(f"TS_1.mrc -o out {ONE}")
     assert code == 2
     assert "was made otherwise (examples {'lobes': 1}, now {'lobes': 2}" in log
-    save_model("blobs", replace(load_model("blobs"), config={"calibration": {"share": 0.2}}))
+    other = {"calibration": Calibration(share=0.2).to_dict()}
+    save_model("blobs", replace(load_model("blobs"), config=other))
     write(truth_of("TS_1")[1:2], "TS_1_one.star")
     code, _, log = run(f"TS_1.mrc -o out {ONE}")
     assert code == 2

@@ -1,4 +1,4 @@
-"""Clusters of candidates: planted groups come back, chance makes none, a seed decides all."""
+"""Clusters of candidates: planted groups come back, and chance makes none."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tomoloc.features import clusters
-from tomoloc.features.clusters import cluster_candidates
+from tomoloc.features.clusters import cluster_candidates, lay_out
 
 SIZES = (60, 44, 33, 25, 16)
 CHANNELS = 16
@@ -35,21 +35,9 @@ def planted(rng):
     return vectors[order], scores[order], truth[order]
 
 
-@pytest.fixture
-def flat(monkeypatch):
-    """Lay candidates out by their two main directions: in a moment, and without chance."""
-
-    def lay_out(vectors, *, seed):
-        assert seed >= 0
-        centred = vectors - vectors.mean(axis=0)
-        return (centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T).astype(np.float32)
-
-    monkeypatch.setattr(clusters, "_map", lay_out)
-
-
-def test_planted_groups_are_found_and_the_seed_decides(planted):
+def test_planted_groups_are_found(planted):
     vectors, scores, truth = planted
-    found = cluster_candidates(vectors, scores, seed=3)
+    found = cluster_candidates(vectors, scores)
     assert found.n_members.tolist() == pytest.approx(SIZES, abs=1)
     assert found.names == [f"cluster_{i}" for i in range(1, 6)]
     agree = found.label == truth  # both are ordered by size
@@ -57,49 +45,35 @@ def test_planted_groups_are_found_and_the_seed_decides(planted):
     assert agree.mean() > 0.99
     assert (found.label[scores < 0.2] == -1).all()
     np.testing.assert_allclose(np.linalg.norm(found.targets, axis=1), 1, atol=1e-6)
-    np.testing.assert_array_equal(np.isfinite(found.coordinates[:, 0]), scores >= 0.2)
-    again = cluster_candidates(vectors, scores, seed=3)
-    for name in ("label", "targets", "coordinates", "similarity"):
+    again = cluster_candidates(vectors, scores)
+    for name in ("label", "targets", "similarity"):
         assert getattr(found, name).tobytes() == getattr(again, name).tobytes()
 
 
-def test_halves_of_a_group_are_joined_and_groups_with_a_gap_are_not(rng):
-    whole = rng.normal(size=(300, CHANNELS))
-    halves = (whole[:, 0] > 0).astype(np.int64)
-    assert clusters._join(whole, halves).max() == 0
-    # In many dimensions the means of a few vectors always differ: that is no gap.
-    few = rng.normal(size=(24, CHANNELS))
-    assert clusters._join(few, np.repeat([0, 1], 12)).max() == 0
-    apart = whole + 5.0 * halves[:, None] * np.eye(CHANNELS)[1]
-    assert clusters._join(apart, halves).max() == 1
-    three = np.where(np.arange(300) < 20, -1, halves)
-    assert (clusters._join(apart, three) == -1).sum() == 20
+def test_like_candidates_lie_together_and_the_seed_decides_where(planted):
+    vectors, scores, truth = planted
+    plane = lay_out(vectors, scores, seed=3)
+    np.testing.assert_array_equal(np.isfinite(plane[:, 0]), scores >= 0.2)
+    assert lay_out(vectors, scores, seed=3).tobytes() == plane.tobytes()
+    middles = np.stack([np.median(plane[truth == i], axis=0) for i in range(5)])
+    rows = np.flatnonzero(truth >= 0)
+    away = np.linalg.norm(plane[rows, None] - middles, axis=-1)
+    assert (away.argmin(axis=1) == truth[rows]).mean() > 0.95
+    few = lay_out(vectors[:20], scores[:20], min_score=0.5)
+    assert not np.isfinite(few).any()
 
 
-def test_groups_that_are_joined_are_as_if_they_had_been_one(rng):
-    a, b = rng.normal(size=(7, 4)), rng.normal(size=(11, 4)) + 1
-    joined = clusters._Group.of(a).with_(clusters._Group.of(b))
-    one = clusters._Group.of(np.concatenate([a, b]))
-    assert joined.n == one.n
-    np.testing.assert_allclose(joined.mean, one.mean)
-    np.testing.assert_allclose(joined.scatter, one.scatter)
-
-
-@pytest.mark.usefixtures("flat")
-def test_those_that_are_not_laid_out_join_the_nearest_group(rng, monkeypatch):
-    monkeypatch.setattr(clusters, "MAPPED", 120)
+def test_those_that_are_too_many_to_shape_groups_join_them(rng, monkeypatch):
+    monkeypatch.setattr(clusters, "SHAPING", 120)
     monkeypatch.setattr(clusters, "_ROWS", 77)
     centres = np.eye(CHANNELS)[:3]
     vectors, truth = _spread(rng, centres, (300, 250, 200), noise=0.03)
     found = cluster_candidates(vectors, np.ones(750), seed=1)
-    assert np.isfinite(found.coordinates).all(axis=1).sum() == 120
     np.testing.assert_array_equal(found.label, truth)
     other = cluster_candidates(vectors, np.ones(750), seed=2)
     np.testing.assert_array_equal(other.label, truth)
-    assert other.coordinates.tobytes() != found.coordinates.tobytes()
 
 
-@pytest.mark.usefixtures("flat")
 def test_what_the_border_cuts_joins_but_does_not_shape(rng):
     centres = np.eye(CHANNELS)[:3]
     vectors, truth = _spread(rng, centres, (50, 40, 30), noise=0.03)
@@ -110,10 +84,8 @@ def test_what_the_border_cuts_joins_but_does_not_shape(rng):
     whole = np.arange(120) % 5 > 0
     found = cluster_candidates(vectors, np.ones(120), whole=whole)
     np.testing.assert_array_equal(found.label, truth)
-    assert not np.isfinite(found.coordinates[~whole]).any()
 
 
-@pytest.mark.usefixtures("flat")
 def test_medoids_are_members(rng):
     vectors, _ = _spread(rng, np.eye(CHANNELS)[:2], (50, 40))
     vectors = vectors.astype(np.float32)
@@ -124,7 +96,6 @@ def test_medoids_are_members(rng):
         np.testing.assert_allclose(medoid, members[best], atol=1e-6)
 
 
-@pytest.mark.usefixtures("flat")
 def test_one_kind_of_particle_is_one_group(rng):
     vectors, _ = _spread(rng, np.eye(CHANNELS)[:1], (80,))
     found = cluster_candidates(vectors, np.ones(80))

@@ -65,7 +65,7 @@ def cluster(
         Candidates are background where the probability of a particle's centre is lower; 0.2 by
         default, 0 with --particles.
     min_size
-        Of a cluster; 10, or more where there are many candidates, by default.
+        Of a cluster; 5, or more where there are many candidates, by default.
     target
         What stands for a cluster: the mean of its vectors, or the vector nearest to it.
     width
@@ -115,7 +115,8 @@ def cluster(
             if particles is not None:
                 pool = _at_particles(pool, particles)
             clusters = _cluster(pool, parameters)
-            _write_pictures(pool, clusters, output, width=width if pictures else None)
+            if pictures:
+                _write_pictures(pool, clusters, parameters, output, width=width)
         _write(pool, clusters, record, output, seconds=time.perf_counter() - start)
     for path in files:
         sys.stdout.write(f"{path}\n")
@@ -246,7 +247,13 @@ def _bare(particles: Particles) -> Particles:
 def _cluster(pool: _Pool, parameters: Mapping[str, Any]) -> Clusters:
     from tomoloc.features.clusters import cluster_candidates
 
-    found = cluster_candidates(pool.vectors, pool.scores, whole=~pool.edge, **parameters)
+    found = cluster_candidates(
+        pool.vectors,
+        pool.scores,
+        whole=~pool.edge,
+        spread=pool.stored[0].source.spread,
+        **parameters,
+    )
     if not len(found):
         n = int((pool.scores >= parameters["min_score"]).sum())
         raise ValueError(
@@ -261,18 +268,20 @@ def _cluster(pool: _Pool, parameters: Mapping[str, Any]) -> Clusters:
 # ------------------------------------------------------------------------------------- pictures
 
 
-def _write_pictures(pool: _Pool, clusters: Clusters, output: Path, *, width: float | None) -> None:
+def _write_pictures(
+    pool: _Pool, clusters: Clusters, parameters: Mapping[str, Any], output: Path, *, width: float
+) -> None:
+    from tomoloc.features.clusters import lay_out
     from tomoloc.io.atomic import writing
-
-    if width is None:
-        return
     from tomoloc.report.clusters import draw_cluster, draw_map, draw_overview
 
     n_tomograms = len(pool.stored)
     where = pool.stored[0].source.name if n_tomograms == 1 else f"{n_tomograms} tomograms"
     title = f"{len(clusters)} clusters of candidates in {where}"
+    how = {name: parameters[name] for name in ("min_score", "seed")}
+    coordinates = lay_out(pool.vectors, pool.scores, whole=~pool.edge, **how)
     with writing(output / "umap.png") as draft:
-        draw_map(clusters.coordinates, clusters.label, title=title).savefig(draft, dpi=150)
+        draw_map(coordinates, clusters.label, title=title).savefig(draft, dpi=150)
     shown = _collect(pool, clusters, width=width)
     if not shown:
         return

@@ -249,6 +249,7 @@ class _Run:
         from tomoloc import __version__
         from tomoloc.io.atomic import writing
         from tomoloc.io.embeddings import EmbeddingSource, write_embedding
+        from tomoloc.pickers.competition import Calibration
 
         record = {
             "tomoloc": {"version": __version__, "command": "embed", "format": 1},
@@ -258,6 +259,7 @@ class _Run:
             "results": results,
         }
         x, y, z = inputs["size"]
+        config = self.features.model.config
         source = EmbeddingSource(
             tomogram=Path(inputs["tomogram"]),
             name=embedding.name,
@@ -266,6 +268,7 @@ class _Run:
             contrast=inputs["contrast"],
             model=self.features.model.identity,
             flips=self.features.flips,
+            spread=Calibration.of(config).spread if "calibration" in config else None,
         )
         with writing(record_path) as draft:
             draft.write_text(tomli_w.dumps(record), "utf-8")

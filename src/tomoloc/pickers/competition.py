@@ -1,10 +1,12 @@
 """Which label each candidate is of, if any: all labels compete, and scores are probabilities.
 
-One example of a label is one view of it. The target of a label therefore moves from its examples
-towards the candidates that are surely of it. How alike a candidate and its best target are, how
-alike it and the second best are, and how much it looks like a centre, together give the odds that
-it is of that label, as measured on simulated tomograms of other molecules (`Calibration`). How many
-particles there are differs between tomograms: that is estimated from the odds themselves.
+One example of a label is one view of it. The candidates of a tomogram show what kinds there are,
+with a name or without (`tomoloc.features.kinds`); the target of a label moves from its examples
+towards the kind that they are of. How alike a candidate and its best target are, how alike it and
+the nearest rival are, another label or a kind without a name, whether both are of one kind, and
+how much the candidate looks like a centre, together give the odds that it is of that label, as
+measured on simulated tomograms of other molecules (`Calibration`). How many particles there are
+differs between tomograms: that is estimated from the odds themselves.
 """
 
 from __future__ import annotations
@@ -17,21 +19,25 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
+from tomoloc.features.kinds import Kinds, find_kinds
+
 __all__ = ["Calibration", "adapt_share", "best_threshold", "compete", "fit_calibration"]
 __all__ += ["mean_direction"]
 
 Floats = NDArray[np.float64]
 
-_SURE, _WIDTH = 0.97, 0.01
-"""Similarity at which a candidate counts half in its target, and how fast that changes."""
+_BANDWIDTHS = (0.4, 0.55, 0.75, 1.0)
+"""At which kinds are looked for: no single one suits sparse and crowded tomograms."""
 _CENTER = 0.4
-"""Probability of a centre from which on a candidate counts fully in its target."""
-_EXAMPLE = 3.0
-"""How many candidates an example counts as."""
-_MEMBERS = 10
-_ROUNDS = 3
+"""Probability of a centre from which on a candidate counts fully."""
+_PULL = 2.0
+"""How many examples the kind that they are of counts as."""
+_OWN = 3.0
+"""By how much, in the logarithm of the distance, a label's own kind is no rival."""
 _PRIOR_STRENGTH = 20.0
 """How many candidates the share of particles known from calibration counts as."""
+_FEWEST = 4
+"""Particles of a label that calibration makes use of."""
 _CLOSEST = 1e-4
 """Vectors that differ by less are one."""
 
@@ -42,19 +48,23 @@ class Calibration:
 
     Parameters
     ----------
-    unlike, unlike_second, center : float
-        Weights of the logarithm of 1 - similarity to the best target, of that to the second best,
-        and of the logit of the probability of a centre.
+    unlike, unlike_rival, same, center : float
+        Weights of the logarithm of 1 - similarity to the best target, of that to its nearest
+        rival, and of the logits of the probabilities of one kind and of a centre.
     intercept : float
     share : float
         Of the candidates of the tomograms of the calibration, those that were of their label.
+    spread : float
+        How far vectors lie from the mean of their kind, as 1 - cosine.
     """
 
-    unlike: float = -1.15
-    unlike_second: float = 0.4
-    center: float = 1.15
-    intercept: float = -4.6
-    share: float = 0.12
+    unlike: float = -0.87
+    unlike_rival: float = 0.46
+    same: float = 0.3
+    center: float = 0.98
+    intercept: float = -2.6
+    share: float = 0.15
+    spread: float = 0.0225
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Calibration:
@@ -66,7 +76,10 @@ class Calibration:
             If there is one, and it is damaged.
         """
         values = config.get("calibration", {})
+        missing = cls().to_dict().keys() - values if values else ()
         try:
+            if missing:
+                raise ValueError(f"it lacks {', '.join(sorted(missing))}: train the model again")
             return cls(**{name: float(value) for name, value in values.items()})
         except (TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"the model's calibration is damaged ({error})") from error
@@ -115,8 +128,11 @@ def compete(
     Neural Computation 14, 21 (2002), doi:10.1162/089976602753284446.
     """
     calibration = calibration or Calibration()
-    x, best = _observe(vectors, center, examples=examples, refine=refine)
-    weights = [calibration.unlike, calibration.unlike_second, calibration.center]
+    seen = _Candidates.of(vectors, center, spread=calibration.spread)
+    x, best = seen.observe(examples, refine=refine)
+    weights = [
+        calibration.unlike, calibration.unlike_rival, calibration.same, calibration.center
+    ]  # fmt: skip
     odds = x @ np.array(weights) + calibration.intercept
     probability = np.zeros((len(best), len(examples)))
     probability[np.arange(len(best)), best] = adapt_share(odds, calibration.share)
@@ -149,27 +165,30 @@ def fit_calibration(
     """
     from sklearn.linear_model import LogisticRegression
 
+    spread = _measure_spread(tomograms)
     observed, right = [], []
     for number, (vectors, center, label) in enumerate(tomograms):
         rng = np.random.default_rng([seed, number])
+        seen = _Candidates.of(vectors, center, spread=spread)
         for rows in _draw_examples(np.asarray(label), targets, rng):
             names = np.asarray(label)[rows]
-            examples = [np.asarray(vectors)[[row]] for row in rows]
-            x, best = _observe(vectors, center, examples=examples, refine=True)
+            x, best = seen.observe([seen.vectors[[row]] for row in rows])
             others = np.setdiff1d(np.arange(len(best)), rows)
             observed.append(x[others])
             right.append((np.asarray(label) == names[best])[others])
-    x, y = np.concatenate(observed or [np.zeros((0, 3))]), np.concatenate(right or [np.zeros(0)])
+    x, y = np.concatenate(observed or [np.zeros((0, 4))]), np.concatenate(right or [np.zeros(0)])
     if len(np.unique(y)) < 2:
         raise ValueError("calibration needs tomograms with several particles of several labels")
     model = LogisticRegression(C=10.0, max_iter=1000).fit(x, y)
-    unlike, second, center_weight = model.coef_[0].tolist()
+    unlike, rival, same, center_weight = model.coef_[0].tolist()
     return Calibration(
         unlike=unlike,
-        unlike_second=second,
+        unlike_rival=rival,
+        same=same,
         center=center_weight,
         intercept=float(model.intercept_[0]),
         share=float(y.mean()),
+        spread=spread,
     )
 
 
@@ -223,55 +242,81 @@ def mean_direction(vectors: ArrayLike) -> Floats:
     return np.asarray(mean / length if length > _CLOSEST else v[0] / np.linalg.norm(v[0]))
 
 
+def _measure_spread(tomograms: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]]) -> float:
+    """Median, over kinds, of the median of 1 - cosine to the mean."""
+    away = []
+    for vectors, _, label in tomograms:
+        names, counts = np.unique(np.asarray(label), return_counts=True)
+        for name in names[(counts >= _FEWEST) & (names != "")]:
+            own = np.asarray(vectors, dtype=np.float64)[np.asarray(label) == name]
+            away.append(np.median(1 - own @ mean_direction(own)))
+    return float(np.median(away)) if away else Calibration.spread
+
+
 def _draw_examples(
     label: NDArray[np.str_], targets: int, rng: np.random.Generator
 ) -> list[NDArray[np.intp]]:
     """Draw one row of each of some labels that have at least four, so that all take their turn."""
     names, counts = np.unique(label, return_counts=True)
-    names = rng.permutation(names[(counts >= 4) & (names != "")])
+    names = rng.permutation(names[(counts >= _FEWEST) & (names != "")])
     return [
         np.array([rng.choice(np.flatnonzero(label == name)) for name in names[i : i + targets]])
         for i in range(0, len(names), targets)
     ]
 
 
-def _observe(
-    vectors: ArrayLike, center: ArrayLike, *, examples: Sequence[ArrayLike], refine: bool
-) -> tuple[Floats, NDArray[np.intp]]:
-    """What the odds depend on, shape (n, 3), and the best label of each candidate."""
-    arrays = [np.asarray(group, dtype=np.float64) for group in examples]
-    if not arrays or any(len(group) == 0 for group in arrays):
-        raise ValueError("each label needs at least one example")
-    v = np.asarray(vectors, dtype=np.float64)
-    c = np.clip(np.asarray(center, dtype=np.float64), 1e-3, 1 - 1e-3)
-    targets = np.stack([mean_direction(group) for group in arrays])
-    if refine:
-        weight = np.array([_EXAMPLE * len(group) for group in arrays])
-        targets = _refine(targets, weight, vectors=v, sure=np.minimum(c / _CENTER, 1))
-    similarity = v @ targets.T
-    best = similarity.argmax(axis=1)
-    rows = np.arange(len(v))
-    first = similarity[rows, best]
-    similarity[rows, best] = -1
-    second = similarity.max(axis=1)
-    x = [np.log(np.maximum(1 - s, _CLOSEST)) for s in (first, second)]
-    return np.column_stack([*x, logit(c)]), best
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Candidates:
+    """Candidates of one tomogram, and the kinds among them at several bandwidths."""
+
+    vectors: Floats
+    center: Floats
+    kinds: Sequence[Kinds]
+
+    @classmethod
+    def of(cls, vectors: ArrayLike, center: ArrayLike, *, spread: float) -> _Candidates:
+        v = np.asarray(vectors, dtype=np.float64)
+        c = np.clip(np.asarray(center, dtype=np.float64), 1e-3, 1 - 1e-3)
+        sure = np.minimum(c / _CENTER, 1)
+        kinds = [find_kinds(v, sure, spread=spread, bandwidth=width) for width in _BANDWIDTHS]
+        return cls(vectors=v, center=c, kinds=kinds)
+
+    def observe(
+        self, examples: Sequence[ArrayLike], *, refine: bool = True
+    ) -> tuple[Floats, NDArray[np.intp]]:
+        """What the odds depend on, shape (n, 4), and the best label of each candidate."""
+        arrays = [np.asarray(group, dtype=np.float64) for group in examples]
+        if not arrays or any(len(group) == 0 for group in arrays):
+            raise ValueError("each label needs at least one example")
+        targets = np.stack([mean_direction(group) for group in arrays])
+        owners = [_owners(kinds, targets) for kinds in self.kinds]
+        if refine:
+            pairs = zip(owners, self.kinds, strict=True)
+            pull = np.mean([own @ kinds.centers for own, kinds in pairs], axis=0)
+            targets = _unit(targets + _PULL * pull)
+        similarity = self.vectors @ targets.T
+        best = similarity.argmax(axis=1)
+        rows = np.arange(len(best))
+        first = similarity[rows, best]
+        similarity[rows, best] = -1
+        second = _log_unlike(similarity.max(axis=1))
+        rival, same = np.zeros((2, len(best)))
+        for own, kinds in zip(owners, self.kinds, strict=True):
+            unnamed = _log_unlike(self.vectors @ kinds.centers.T) + _OWN * own[best]
+            rival += unnamed.min(axis=1, initial=np.inf).clip(max=second) / len(owners)
+            same += (kinds.membership(self.vectors) * own[best]).sum(axis=1) / len(owners)
+        x = [_log_unlike(first), rival, np.log((same + 0.01) / (1.01 - same)), logit(self.center)]
+        return np.column_stack(x), best
 
 
-def _refine(examples: Floats, weight: Floats, *, vectors: Floats, sure: Floats) -> Floats:
-    """Move each target to the mean of its examples and of the candidates most surely its own."""
-    targets = examples
-    for _ in range(_ROUNDS):
-        similarity = vectors @ targets.T
-        best, value = similarity.argmax(axis=1), similarity.max(axis=1)
-        own = sure * expit((value - _SURE) / _WIDTH)
-        moved = weight[:, None] * examples
-        for label in range(len(examples)):
-            rows = np.flatnonzero(best == label)
-            rows = rows[np.argsort(-own[rows], kind="stable")[:_MEMBERS]]
-            moved[label] += own[rows] @ vectors[rows]
-        targets = _unit(moved)
-    return targets
+def _owners(kinds: Kinds, targets: Floats) -> Floats:
+    """Probability that a label is each kind, which has one name at most; shape (label, k)."""
+    chance = kinds.membership(targets)
+    return np.asarray(chance / np.maximum(chance.sum(axis=0), 1))
+
+
+def _log_unlike(similarity: Floats) -> Floats:
+    return np.asarray(np.log(np.maximum(1 - similarity, _CLOSEST)))
 
 
 def adapt_share(odds: Floats, share: float) -> Floats:

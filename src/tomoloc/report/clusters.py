@@ -132,7 +132,7 @@ def draw_map(
     Parameters
     ----------
     coordinates : ndarray, shape (n, 2)
-        As `Clusters.coordinates`: rows of NaN are not shown.
+        As from `tomoloc.features.clusters.lay_out`: rows of NaN are not shown.
     label : ndarray of int, shape (n,)
         As `Clusters.label`.
     title : str
