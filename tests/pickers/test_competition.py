@@ -142,7 +142,7 @@ def test_errors():
         Calibration.of({"calibration": {"unlike": "much"}})
     with pytest.raises(ValueError, match="calibration is damaged"):
         Calibration.of({"calibration": {"colour": 1}})
-    with pytest.raises(ValueError, match="lacks center, .*, unlike_rival: train the model again"):
+    with pytest.raises(ValueError, match=r"lacks center, .*, unlike_rival: train the model again"):
         Calibration.of({"calibration": {"unlike": -1.0}})
 
 
