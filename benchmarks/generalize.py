@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 from tomoloc.nn.stored import StoredModel
 from tomoloc.types import Particles, Sample, Tomogram
 from unseen.machine import describe_machine
-from unseen.methods import Embedded, Found, find_with_template, open_model, random_model
+from unseen.methods import Embedded, Found, cluster, find_with_template, open_model, random_model
 from unseen.scenes import CONDITIONS, Protein, Scenes, find_proteins
 from unseen.scores import draw_examples, match_clusters, score_detection, score_picks
 from unseen.tables import SIZES, Row, draw_picture, mean, print_table, summarize, where
@@ -116,7 +116,7 @@ def main() -> int:
     print(f"machine: {describe_machine()}")
     print(f"model: {model.identity}; {len(proteins)} proteins; {given.draws} draws of examples")
     print(f"embeddings: {'averaged over half turns' if given.flips else 'of one run each'}\n")
-    kinds = ("picks", "detection", "template", "noise", "clusters")
+    kinds = ("picks", "detection", "template", "noise", "clusters", "pooled")
     results: dict[str, list[Row]] = {kind: [] for kind in kinds}
     for condition in given.conditions:
         n = min(given.tomograms or bench.scenes.number(condition), bench.scenes.number(condition))
@@ -128,19 +128,26 @@ def main() -> int:
             tell(f"{condition}_{number}", picks, time.perf_counter() - start)
             if given.de_novo:
                 results["clusters"] += run_clusters(bench, condition, number)
+        if given.de_novo:
+            results["pooled"] += run_pooled(bench, condition, n)
         for number in range(min(n, given.template_matching)):
             results["template"] += compare_template(bench, condition, number, given)
     report(results, given.conditions)
     if given.noise_only:
         results["noise"] = count_in_noise(bench)
         report_noise(results["noise"])
+    keep(results, given, model=model.identity)
+    return 0
+
+
+def keep(results: dict[str, list[Row]], given: argparse.Namespace, *, model: str) -> None:
+    """Write the scores and the picture that are asked for."""
     if given.picture and results["picks"]:
         draw_picture(where(results["picks"], shots=min(given.shots)), given.picture)
     if given.json:
-        about = {"machine": describe_machine(), "model": model.identity, "flips": given.flips}
+        about = {"machine": describe_machine(), "model": model, "flips": given.flips}
         content = {**about, **results}
         given.json.write_text(json.dumps(_plain(content), indent=1), "utf-8")
-    return 0
 
 
 def read_arguments() -> argparse.Namespace:
@@ -236,6 +243,25 @@ def run_clusters(bench: Bench, condition: str, number: int) -> list[Row]:
             for label, (cluster, f1) in matched.items()
         ]
     return rows
+
+
+def run_pooled(bench: Bench, condition: str, n: int) -> list[Row]:
+    """Cluster all tomograms together, which have seven proteins each, and each its own."""
+    candidates, truth, labels = [], [], []
+    for number in range(n):
+        sample = bench.scenes.sample(condition, number)
+        found = bench.embed(sample.tomogram).candidates
+        here = {"tomogram": str(number)}
+        candidates.append(replace(found, particles=replace(found.particles, **here)))
+        truth.append(replace(sample.particles, extra={}, rotation=None, **here))
+        labels += [protein.label for protein in bench.scenes.wanted(condition, number)]
+    targets, members = cluster(candidates, bench.models["embedding"])
+    matched = match_clusters(members, Particles.concatenate(truth), labels=sorted({*labels}))
+    about = {"condition": condition, "method": "members", "n_clusters": len(targets)}
+    return [
+        {**about, "label": label, "cluster": name, "f1": f1}
+        for label, (name, f1) in matched.items()
+    ]
 
 
 def compare_template(
@@ -346,6 +372,10 @@ def report(results: dict[str, list[Row]], conditions: Sequence[str]) -> None:
         print(f"found are those with F1 of {FOUND} or more (goals: 0.93, 7 of 7)\n")
         head = ["condition", "method", "F1", "median", "found of 7", "clusters"]
         print_table(head, cluster_lines(results["clusters"], conditions))
+    if results["pooled"]:
+        print("The same with all tomograms of a condition in one pool\n")
+        head = ["condition", "F1", "median", "found", "proteins", "clusters"]
+        print_table(head, pooled_lines(results["pooled"], conditions))
     if results["template"]:
         print("Template matching with the true structure, on a quarter of a few tomograms\n")
         head = ["condition", "method", "proteins", "F1", "best F1", "false", "error (Å)"]
@@ -408,6 +438,14 @@ def cluster_lines(rows: Sequence[Row], conditions: Sequence[str]) -> Iterator[li
             condition, method, float(f1.mean()), float(np.median(f1)),
             f"{(f1 >= FOUND).sum() / n:.1f}", f"{clusters:.1f}",
         ]  # fmt: skip
+
+
+def pooled_lines(rows: Sequence[Row], conditions: Sequence[str]) -> Iterator[list[Any]]:
+    for condition, _, own in groups(rows, conditions):
+        f1 = np.array([row["f1"] for row in own])
+        found = int((f1 >= FOUND).sum())
+        numbers = [found, len(own), own[0]["n_clusters"]]
+        yield [condition, float(f1.mean()), float(np.median(f1)), *numbers]
 
 
 def template_lines(rows: Sequence[Row], conditions: Sequence[str]) -> Iterator[list[Any]]:

@@ -6,6 +6,7 @@ several draws of examples do not each pay for the network.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -24,7 +25,7 @@ from tomoloc.pickers.embedding import EmbeddingPicker
 from tomoloc.types import Particles, Tomogram, Volume
 from unseen.scenes import Protein
 
-__all__ = ["Embedded", "Found", "find_with_template", "open_model", "random_model"]
+__all__ = ["Embedded", "Found", "cluster", "find_with_template", "open_model", "random_model"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -93,24 +94,7 @@ class Embedded:
 
     def cluster(self) -> tuple[Targets, Particles]:
         """Sort candidates into groups; give a target for each and the members, labelled by it."""
-        from tomoloc.features.clusters import cluster_candidates
-
-        candidates = self.candidates
-        particles = candidates.particles
-        clusters = cluster_candidates(
-            candidates.vectors,
-            np.asarray(particles.score),
-            whole=np.asarray(particles.extra[EDGE_COLUMN]) == 0,
-            spread=Calibration.of(self.model.config).spread,
-        )
-        names = np.array([*clusters.names, ""], dtype=np.str_)
-        targets = Targets(
-            vectors=clusters.targets,
-            label=names[:-1],
-            model=self.model.identity,
-            n_members=clusters.n_members,
-        )
-        return targets, replace(particles, label=names[clusters.label])[clusters.label >= 0]
+        return cluster([self.candidates], self.model)
 
     def pick(self, targets: Targets) -> Found:
         """Pick with the settings that `tomoloc pick embedding` has by default."""
@@ -144,6 +128,27 @@ class _KeptPicker(EmbeddingPicker):
     @property
     def _features(self) -> LearnedFeatures:  # type: ignore[override]
         return self.kept
+
+
+def cluster(candidates: Sequence[Candidates], model: StoredModel) -> tuple[Targets, Particles]:
+    """Sort the candidates of some tomograms into groups, as `tomoloc cluster` does."""
+    from tomoloc.features.clusters import cluster_candidates
+
+    particles = Particles.concatenate([one.particles for one in candidates])
+    clusters = cluster_candidates(
+        np.concatenate([one.vectors for one in candidates]),
+        np.asarray(particles.score),
+        whole=np.asarray(particles.extra[EDGE_COLUMN]) == 0,
+        spread=Calibration.of(model.config).spread,
+    )
+    names = np.array([*clusters.names, ""], dtype=np.str_)
+    targets = Targets(
+        vectors=clusters.targets,
+        label=names[:-1],
+        model=model.identity,
+        n_members=clusters.n_members,
+    )
+    return targets, replace(particles, label=names[clusters.label])[clusters.label >= 0]
 
 
 def find_with_template(

@@ -110,7 +110,7 @@ def compete(
     calibration : Calibration, optional
         Of the model that made the vectors.
     refine : bool
-        Move targets towards the candidates that are surely of their label.
+        Move targets towards the kinds of particles that they are of.
 
     Returns
     -------

@@ -52,8 +52,8 @@ class EmbeddingPicker:
         Of the particles, in angstrom. It only sets how far they are apart at least (half of it),
         and which of them reach over the border.
     refine : bool
-        Let each label's target move from its examples towards the candidates that are surely of
-        that label: one example is one view.
+        Let each label's target move from its examples towards the kind of particles that they are
+        of: one example is one view.
     flips : bool
         Average vectors and probabilities over half a turn about each axis: better, and four times
         the work.
