@@ -59,6 +59,8 @@ DETECTION_GOALS = {"sparse": 0.96, "crowded": 0.94, "cell": 0.92}
 NOISE_SEEDS = 5
 FOUND = 0.5
 """F1 from which on a protein counts as found by a cluster."""
+APART = 1e6
+"""Å between tomograms that are scored as one."""
 MARGIN = 60.0
 """Å from the rim of a crop within which nothing counts."""
 
@@ -251,9 +253,12 @@ def run_pooled(bench: Bench, condition: str, n: int) -> list[Row]:
     for number in range(n):
         sample = bench.scenes.sample(condition, number)
         found = bench.embed(sample.tomogram).candidates
-        here = {"tomogram": str(number)}
-        candidates.append(replace(found, particles=replace(found.particles, **here)))
-        truth.append(replace(sample.particles, extra={}, rotation=None, **here))
+        apart = np.array([number * APART, 0.0, 0.0])
+        moved = found.particles.position + apart
+        particles = replace(found.particles, position=moved, tomogram="")
+        candidates.append(replace(found, particles=particles))
+        moved = sample.particles.position + apart
+        truth.append(replace(sample.particles, position=moved, tomogram="", extra={}))
         labels += [protein.label for protein in bench.scenes.wanted(condition, number)]
     targets, members = cluster(candidates, bench.models["embedding"])
     matched = match_clusters(members, Particles.concatenate(truth), labels=sorted({*labels}))

@@ -101,6 +101,26 @@ def test_refined_targets_find_more_than_a_poor_example(calibration):
     assert np.mean(gains) > 0
 
 
+def test_a_kind_without_a_label_keeps_its_own(calibration):
+    """The fewer of a like kind there are, the more of them pass for the label."""
+    rng = np.random.default_rng(9)
+    taken = {1: 0.0, 25: 0.0}
+    for _ in range(5):
+        vectors, center, label = make_tomogram(rng, labels=2, spread=0.04)
+        own, other = (np.flatnonzero(label == name) for name in ("p0", "p1"))
+        between = vectors[own].mean(axis=0) + 0.5 * vectors[other].mean(axis=0)
+        vectors[other] += 2.0 * between - vectors[other].mean(axis=0)
+        vectors[other] /= np.linalg.norm(vectors[other], axis=1, keepdims=True)
+        for n in taken:
+            rows = np.concatenate([own, other[:n], np.flatnonzero(label == "")])
+            p = compete(
+                vectors[rows], center[rows], examples=[vectors[own[:1]]], calibration=calibration
+            )[:, 0]
+            assert (p[: len(own)] > 0.5).sum() > 20
+            taken[n] += p[len(own) : len(own) + n].mean()
+    assert taken[25] < 0.5 * taken[1]
+
+
 def test_noise_alone_is_nothing(calibration):
     rng = np.random.default_rng(6)
     vectors, center, label = make_tomogram(rng)

@@ -25,13 +25,15 @@ _CLEAR, _NEIGHBOURS = 0.75, 1_000
 """Certainty from which on, and how many, candidates tell how far neighbours are apart."""
 _FIELD, _SEEDS = 20_000, 5_000
 """Candidates that make the density, and that climb it: as many at most, drawn at random."""
+_BLOCK = 256
+"""Candidates that climb together."""
 _CLIMBS, _ROUNDS = 15, 15
 _STILL = 1e-6
 """1 - cosine below which nothing climbs any more."""
 _MERGE = 0.7
 """Bandwidths within which two peaks are one."""
-_DENSE = 2.0
-"""Candidates' worth of density that a peak has at least."""
+_DENSE, _LONELY = 2.0, 1.2
+"""Candidates' worth of density that a peak has at least, and a candidate where it starts."""
 _CORE, _POWER = 0.9, 6.0
 """Distance up to which a component is flat, and how steeply it falls off beyond."""
 _FAR, _ELSEWHERE = 6.7, 10.0
@@ -141,15 +143,13 @@ def _find_peaks(vectors: Floats, weight: Floats, *, bandwidth: float) -> Floats:
     field = vectors[some].astype(np.float32)
     mass = (weight[some] * (np.count_nonzero(weight > 0) / max(len(some), 1))).astype(np.float32)
     clear = np.flatnonzero(weight[some] > 0.5)
-    place = field[clear[_draw(len(clear), _SEEDS)]]
-    density = np.zeros(len(place), dtype=np.float32)
-    for _ in range(_CLIMBS if len(place) else 0):
-        near = np.exp((place @ field.T - 1) / np.float32(bandwidth)) * mass
-        density = near.sum(axis=1)
-        moved = _unit(near @ field)
-        if (moved * place).sum(axis=1).min() > 1 - _STILL:
-            break
-        place = moved
+    seeds = field[clear[_draw(len(clear), _SEEDS)]]
+    climbed = [
+        _climb(seeds[i : i + _BLOCK], field, mass, bandwidth=bandwidth)
+        for i in range(0, len(seeds), _BLOCK)
+    ]
+    place = np.concatenate([seeds[:0], *(places for places, _ in climbed)])
+    density = np.concatenate([mass[:0], *(densities for _, densities in climbed)])
     peaks: list[NDArray[np.float32]] = []
     for i in np.argsort(-density, kind="stable"):
         if density[i] < _DENSE:
@@ -157,6 +157,34 @@ def _find_peaks(vectors: Floats, weight: Floats, *, bandwidth: float) -> Floats:
         if not peaks or (1 - np.stack(peaks) @ place[i]).min() > _MERGE * bandwidth:
             peaks.append(place[i])
     return np.reshape(np.asarray(peaks, dtype=np.float64), (-1, vectors.shape[1]))
+
+
+def _climb(
+    place: NDArray[np.float32],
+    field: NDArray[np.float32],
+    mass: NDArray[np.float32],
+    *,
+    bandwidth: float,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Follow density upwards; return where that ends, and how dense it is there."""
+    density = np.zeros(len(place), dtype=np.float32)
+    for climb in range(_CLIMBS):
+        near = place @ field.T
+        near -= 1
+        near *= 1 / bandwidth
+        np.exp(near, out=near)
+        near *= mass
+        density = near.sum(axis=1)
+        if not climb:  # what has no neighbour is no part of a peak
+            some = density > _LONELY
+            place, near, density = place[some], near[some], density[some]
+            if not len(place):
+                break
+        moved = _unit(np.asarray(near @ field, dtype=np.float32))
+        if (moved * place).sum(axis=1).min() > 1 - _STILL:
+            break
+        place = moved
+    return place, density
 
 
 def _draw(n: int, most: int) -> NDArray[np.intp]:
