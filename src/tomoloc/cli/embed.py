@@ -259,7 +259,6 @@ class _Run:
             "results": results,
         }
         x, y, z = inputs["size"]
-        config = self.features.model.config
         source = EmbeddingSource(
             tomogram=Path(inputs["tomogram"]),
             name=embedding.name,
@@ -268,7 +267,7 @@ class _Run:
             contrast=inputs["contrast"],
             model=self.features.model.identity,
             flips=self.features.flips,
-            spread=Calibration.of(config).spread if "calibration" in config else None,
+            spread=Calibration.of(self.features.model.config).spread,
         )
         with writing(record_path) as draft:
             draft.write_text(tomli_w.dumps(record), "utf-8")

@@ -74,7 +74,7 @@ def cluster_candidates(
     scores: ArrayLike,
     *,
     whole: ArrayLike | None = None,
-    spread: float | None = None,
+    spread: float = 0.0,
     min_score: float = 0.2,
     min_size: int | None = None,
     target: Literal["mean", "medoid"] = "mean",
@@ -91,7 +91,7 @@ def cluster_candidates(
     whole : array_like of bool, shape (n,), optional
         Candidates that the tomogram's border does not cut; the others may join a group but do not
         shape it.
-    spread : float, optional
+    spread : float
         As for `tomoloc.features.kinds.find_kinds`.
     min_score : float
         Candidates with less are background and belong to no group.

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 
-__all__ = ["Kinds", "find_kinds"]
+__all__ = ["Kinds", "find_kinds", "unit"]
 
 Floats = NDArray[np.float64]
 T = TypeVar("T", bound=np.floating)
@@ -86,7 +86,7 @@ def find_kinds(
     vectors: ArrayLike,
     certainty: ArrayLike | None = None,
     *,
-    spread: float | None = None,
+    spread: float = 0.0,
     bandwidth: float = 0.5,
 ) -> Kinds:
     """Find kinds of particles.
@@ -97,8 +97,8 @@ def find_kinds(
         Unit vectors of candidates.
     certainty : array_like, shape (n,), optional
         From 0 to 1: what each candidate counts; 1 by default.
-    spread : float, optional
-        How far vectors lie from the mean of their kind, as 1 - cosine; by default guessed from the
+    spread : float
+        How far vectors lie from the mean of their kind, as 1 - cosine; 0 guesses it from the
         distance between neighbours, which may tear apart what has little room to spread in.
     bandwidth : float
         Of the density, in units of the spread. Less finds more kinds.
@@ -122,7 +122,7 @@ def find_kinds(
         share = kinds.membership(v) * weight[:, None]
         # Far members say little of where the centre is, as in a mixture of t distributions.
         pull = share / (_CORE + _away(v, kinds.centers) / spread)
-        moved = _unit(pull.T @ v + _LEAST * kinds.centers)
+        moved = unit(pull.T @ v + _LEAST * kinds.centers)
         kinds = Kinds(centers=moved, count=share.sum(axis=0), spread=spread)
     return kinds
 
@@ -138,10 +138,10 @@ def _guess_spread(vectors: Floats) -> float:
 
 def _find_peaks(vectors: Floats, weight: Floats, *, bandwidth: float) -> Floats:
     """Directions in which density has a peak, the densest first."""
-    some = np.flatnonzero(weight > 0)
-    some = some[_draw(len(some), _FIELD)]
+    every = np.flatnonzero(weight > 0)
+    some = every[_draw(len(every), _FIELD)]
     field = vectors[some].astype(np.float32)
-    mass = (weight[some] * (np.count_nonzero(weight > 0) / max(len(some), 1))).astype(np.float32)
+    mass = (weight[some] * (len(every) / max(len(some), 1))).astype(np.float32)
     clear = np.flatnonzero(weight[some] > 0.5)
     seeds = field[clear[_draw(len(clear), _SEEDS)]]
     climbed = [
@@ -180,7 +180,7 @@ def _climb(
             place, near, density = place[some], near[some], density[some]
             if not len(place):
                 break
-        moved = _unit(np.asarray(near @ field, dtype=np.float32))
+        moved = unit(np.asarray(near @ field, dtype=np.float32))
         if (moved * place).sum(axis=1).min() > 1 - _STILL:
             break
         place = moved
@@ -198,5 +198,6 @@ def _away(vectors: Floats, centers: Floats) -> Floats:
     return np.asarray(np.maximum(1 - vectors @ centers.T, 0))
 
 
-def _unit(vectors: NDArray[T]) -> NDArray[T]:
+def unit(vectors: NDArray[T]) -> NDArray[T]:
+    """Vectors of length 1."""
     return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))

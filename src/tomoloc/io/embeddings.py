@@ -66,8 +66,8 @@ class EmbeddingSource:
         Identity of the model; vectors of different models have nothing to do with each other.
     flips : bool
         Whether they are means over half turns; they can be compared with those that are not.
-    spread : float, optional
-        How far vectors lie from the mean of their kind, as 1 - cosine, where the model tells.
+    spread : float
+        How far vectors lie from the mean of their kind, as 1 - cosine; 0 where that is not known.
     """
 
     tomogram: Path
@@ -77,7 +77,7 @@ class EmbeddingSource:
     contrast: str
     model: str
     flips: bool = False
-    spread: float | None = None
+    spread: float = 0.0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -346,7 +346,7 @@ def _stored(path: Path, attributes: Mapping[str, Any]) -> StoredEmbedding:
             contrast=str(tomogram["contrast"]),
             model=str(attributes["model"]),
             flips=bool(attributes.get("flips", False)),
-            spread=None if (spread := attributes.get("spread")) is None else float(spread),
+            spread=float(attributes.get("spread", 0)),
         ),
         shape=(n_z, n_y, n_x),
         grid_spacing=float(grid["spacing"]),

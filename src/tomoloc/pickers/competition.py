@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
-from tomoloc.features.kinds import Kinds, find_kinds
+from tomoloc.features.kinds import Kinds, find_kinds, unit
 
 __all__ = ["Calibration", "adapt_share", "best_threshold", "compete", "fit_calibration"]
 __all__ += ["mean_direction"]
@@ -55,7 +55,7 @@ class Calibration:
     share : float
         Of the candidates of the tomograms of the calibration, those that were of their label.
     spread : float
-        How far vectors lie from the mean of their kind, as 1 - cosine.
+        How far vectors lie from the mean of their kind, as 1 - cosine; 0 where that is not known.
     """
 
     unlike: float = -0.87
@@ -64,7 +64,7 @@ class Calibration:
     center: float = 0.98
     intercept: float = -2.6
     share: float = 0.15
-    spread: float = 0.0225
+    spread: float = 0.0
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Calibration:
@@ -250,7 +250,7 @@ def _measure_spread(tomograms: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]])
         for name in names[(counts >= _FEWEST) & (names != "")]:
             own = np.asarray(vectors, dtype=np.float64)[np.asarray(label) == name]
             away.append(np.median(1 - own @ mean_direction(own)))
-    return float(np.median(away)) if away else Calibration.spread
+    return float(np.median(away)) if away else 0.0
 
 
 def _draw_examples(
@@ -293,7 +293,7 @@ class _Candidates:
         if refine:
             pairs = zip(owners, self.kinds, strict=True)
             pull = np.mean([own @ kinds.centers for own, kinds in pairs], axis=0)
-            targets = _unit(targets + _PULL * pull)
+            targets = unit(targets + _PULL * pull)
         similarity = self.vectors @ targets.T
         best = similarity.argmax(axis=1)
         rows = np.arange(len(best))
@@ -327,7 +327,3 @@ def adapt_share(odds: Floats, share: float) -> Floats:
         found = (p.sum() + _PRIOR_STRENGTH * share) / (len(p) + _PRIOR_STRENGTH)
         found = float(np.clip(found, 1e-4, 1 - 1e-4))
     return expit(odds + logit(found) - logit(share))
-
-
-def _unit(vectors: Floats) -> Floats:
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))
