@@ -329,6 +329,7 @@ CASES = [
         "TS_1_one.star: its examples lie in tomogram TS_1, which is not given (there is TS_2.mrc);"
         " add its file with --reference-tomogram",
     ),
+    ("TS_11.mrc", ONE, "no such file or folder: TS_11.mrc"),
     (
         "TS_2.mrc",
         f"{ONE} --reference-tomogram none/TS_1.mrc",

@@ -228,6 +228,9 @@ def _find_tomogram(
                 raise ValueError(
                     f"{table}: tomogram {name} may be {_listed(found.values())}; give one of them"
                 )
+    for path in known:
+        if not path.exists():  # rather a slip in its name than a tomogram too few
+            raise FileNotFoundError(f"no such file or folder: {path}")
     raise ValueError(
         f"{table}: its examples lie in tomogram {name}, which is not given (there is"
         f" {_listed(known)}); add its file with {option}"
