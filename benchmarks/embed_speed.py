@@ -2,7 +2,8 @@
 
     python benchmarks/embed_speed.py [--quick] [--model NAME] [--device auto|cpu|cuda]
 
-* 608 x 855 x 148 voxels from a file to the embedding: seconds and peak memory
+* 608 x 855 x 148 voxels from a file to the embedding, in two views as by default: seconds and peak
+  memory
 * volumes of 10^7 to 10^9 voxels: the exponent of seconds against voxels
 * the window network of TomoTwin on a few windows, extrapolated to the first volume
 
@@ -27,7 +28,7 @@ import mrcfile
 import numpy as np
 import torch
 
-from tomoloc.features.learned import LearnedFeatures
+from tomoloc.features.learned import LearnedFeatures, default_views
 from tomoloc.io.tomograms import read_tomogram
 from tomoloc.nn.device import resolve_device
 from tomoloc.nn.stored import StoredModel, find_model, load_model
@@ -92,7 +93,7 @@ def run(shape: tuple[int, int, int], arguments: argparse.Namespace) -> dict[str,
 def measure(shape: tuple[int, int, int], *, model: str, device: str) -> dict[str, float]:
     """Embed one tomogram in this process, from the file on."""
     stored = load_model(find_model(model))
-    features = LearnedFeatures(model=stored, device=device)
+    features = LearnedFeatures(model=stored, device=device, views=default_views(stored))
     small = np.random.default_rng(1).normal(size=(32, 64, 64)).astype(np.float32)
     features.embed(Tomogram(data=small, voxel_spacing=stored.voxel_spacing))
     with tempfile.TemporaryDirectory() as folder:

@@ -2,7 +2,7 @@
 
     python benchmarks/generalize.py --structures FOLDER [--model general|FOLDER]
         [--conditions NAME...] [--tomograms N] [--shots K...] [--template-matching N]
-        [--flips] [--noise-only] [--de-novo] [--cache FOLDER] [--json FILE] [--picture FILE]
+        [--views N] [--noise-only] [--de-novo] [--cache FOLDER] [--json FILE] [--picture FILE]
 
 Seven proteins in each simulated tomogram, each protein in one at least of every condition:
 
@@ -38,6 +38,7 @@ import torch
 from numpy.typing import NDArray
 
 from tomoloc.nn.stored import StoredModel
+from tomoloc.train.frames import Views
 from tomoloc.types import Particles, Sample, Tomogram
 from unseen.machine import describe_machine
 from unseen.methods import Embedded, Found, cluster, find_with_template, open_model, random_model
@@ -74,13 +75,13 @@ class Bench:
     draws: int
     shots: Sequence[int]
     device: str
-    flips: bool
+    views: Views
     seed: int
 
     def embed(self, tomogram: Tomogram, *, model: StoredModel | None = None) -> Embedded:
         """Embed a tomogram with a model, the trained one by default."""
         model = model or self.models["embedding"]
-        return Embedded(tomogram=tomogram, model=model, device=self.device, flips=self.flips)
+        return Embedded(tomogram=tomogram, model=model, device=self.device, views=self.views)
 
     def examples(
         self, sample: Sample, labels: Sequence[str], *, number: int, draw: int, shots: int = 1
@@ -112,12 +113,12 @@ def main() -> int:
         draws=given.draws,
         shots=given.shots,
         device=given.device,
-        flips=given.flips,
+        views=given.views,
         seed=given.seed,
     )
     print(f"machine: {describe_machine()}")
     print(f"model: {model.identity}; {len(proteins)} proteins; {given.draws} draws of examples")
-    print(f"embeddings: {'averaged over half turns' if given.flips else 'of one run each'}\n")
+    print(f"views of each tomogram: {given.views}\n")
     kinds = ("picks", "detection", "template", "noise", "clusters", "pooled")
     results: dict[str, list[Row]] = {kind: [] for kind in kinds}
     for condition in given.conditions:
@@ -147,7 +148,7 @@ def keep(results: dict[str, list[Row]], given: argparse.Namespace, *, model: str
     if given.picture and results["picks"]:
         draw_picture(where(results["picks"], shots=min(given.shots)), given.picture)
     if given.json:
-        about = {"machine": describe_machine(), "model": model, "flips": given.flips}
+        about = {"machine": describe_machine(), "model": model, "views": given.views}
         content = {**about, **results}
         given.json.write_text(json.dumps(_plain(content), indent=1), "utf-8")
 
@@ -169,7 +170,7 @@ def read_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--template-proteins", type=int, default=3, help="of each such tomogram")
     parser.add_argument("--angular-step", type=float, default=15.0, help="of template matching")
-    parser.add_argument("--flips", action="store_true", help="average over half turns")
+    parser.add_argument("--views", type=int, choices=(1, 2, 4), default=2, help="of a tomogram")
     parser.add_argument("--noise-only", action="store_true", help="count picks in empty ice, too")
     parser.add_argument("--skip-random", action="store_true", help="no untrained network beside")
     parser.add_argument("--de-novo", action="store_true", help="cluster without examples, too")

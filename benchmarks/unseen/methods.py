@@ -22,6 +22,7 @@ from tomoloc.nn.encoder import DenseEncoder
 from tomoloc.nn.stored import StoredModel, find_model, load_model
 from tomoloc.pickers.competition import Calibration
 from tomoloc.pickers.embedding import EmbeddingPicker
+from tomoloc.train.frames import Views
 from tomoloc.types import Particles, Tomogram, Volume
 from unseen.scenes import Protein
 
@@ -63,19 +64,19 @@ class Embedded:
     tomogram : Tomogram
     model : StoredModel
     device : str
-    flips : bool
-        Average over half a turn about each axis.
+    views : {1, 2, 4}
+        Average over so many half turns, of which the first is none.
     """
 
     tomogram: Tomogram
     model: StoredModel
     device: str = "auto"
-    flips: bool = False
+    views: Views = 2
 
     @cached_property
     def features(self) -> LearnedFeatures:
         """Of the model; they embed this tomogram once."""
-        return _Kept(model=self.model, device=self.device, flips=self.flips)
+        return _Kept(model=self.model, device=self.device, views=self.views)
 
     @cached_property
     def embedding(self) -> Volume:

@@ -108,17 +108,17 @@ def test_an_embedding_knows_where_it_comes_from(run):
     assert record["inputs"]["contrast"] == "dark"
 
 
-def test_flips_are_stated(run):
-    assert run("embed TS_1.mrc -o four --model blobs --threshold 0.5 --flips")[0] == 0
-    record = tomllib.loads(Path("four/TS_1.zarr.run.toml").read_text())
-    assert record["parameters"]["flips"] is True
-    once, four = (read_embedding(f"{folder}/TS_1.zarr") for folder in ("emb", "four"))
-    assert (once.source.flips, four.source.flips) == (False, True)
-    assert four.shape == once.shape
-    assert not np.array_equal(four.read().data, once.read().data)
-    code, out, _ = run("info four/TS_1.zarr")
+def test_views_are_stated(run):
+    assert run("embed TS_1.mrc -o once --model blobs --threshold 0.5 --views 1")[0] == 0
+    record = tomllib.loads(Path("once/TS_1.zarr.run.toml").read_text())
+    assert record["parameters"]["views"] == 1
+    several, once = (read_embedding(f"{folder}/TS_1.zarr") for folder in ("emb", "once"))
+    assert (several.source.views, once.source.views) == (2, 1)
+    assert several.shape == once.shape
+    assert not np.array_equal(several.read().data, once.read().data)
+    code, out, _ = run("info once/TS_1.zarr")
     assert code == 0
-    assert any("averaged over half turns" in line for line in out)
+    assert any(line.split() == ["views", "1"] for line in out)
 
 
 def test_candidates_are_where_the_blobs_are(run):

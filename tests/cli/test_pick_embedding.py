@@ -116,18 +116,18 @@ def test_one_example(run, here):
     assert 0.2 <= record["results"]["threshold"] <= 0.5
 
 
-def test_flips_are_for_examples_and_tomograms(run, monkeypatch):
+def test_views_are_for_examples_and_tomograms(run, monkeypatch):
     made = []
 
     class Watched(LearnedFeatures):
         def __post_init__(self):
             super().__post_init__()
-            made.append(self.flips)
+            made.append(self.views)
 
     monkeypatch.setattr("tomoloc.pickers.embedding.LearnedFeatures", Watched)
-    assert run(f"TS_1.mrc -o out {ONE} --flips")[0] == 0
-    assert made == [True, True]
-    assert record_of("out")["parameters"]["flips"] is True
+    assert run(f"TS_1.mrc -o out {ONE} --views 4")[0] == 0
+    assert made == [4, 4]
+    assert record_of("out")["parameters"]["views"] == 4
     assert n_found(picks_of("out"), truth_of("TS_1")) >= 5
 
 

@@ -87,7 +87,7 @@ def test_kinds_and_sizes_come_from_the_data(samples, tmp_path, capsys):
     assert main(["pick", "centroid", str(tomogram), "-o", str(picks), "--model", str(model)]) == 0
     assert set(read_particles(picks / "tomogram.star").labels) <= {"ball", "dimer"}
     assert "thresholds" in (picks / "tomogram.run.toml").read_text()
-    words = ["--model", str(model), "--match-spectrum", "--flips"]
+    words = ["--model", str(model), "--match-spectrum", "--views", "4"]
     assert main(["pick", "centroid", str(tomogram), "-o", str(tmp_path / "more"), *words]) == 0
     again = tmp_path / "again"
     assert main(["pick", str(model), str(tomogram), "-o", str(again)]) == 0

@@ -113,7 +113,7 @@ def test_classes_come_from_the_data_and_picks_are_written(samples, tmp_path, cap
     assert main(["pick", "segmentation", *words]) == 0
     first, second = (read_particles(f / "tomogram.star") for f in (picks, again))
     np.testing.assert_allclose(first.position, second.position, atol=0.02)
-    words = ["--match-spectrum", "--flips", "--instances", "mean-shift", "--device", "cpu"]
+    words = ["--match-spectrum", "--views", "4", "--instances", "mean-shift", "--device", "cpu"]
     words += ["--diameter-range", "50", "300", "--model", str(model)]
     assert main(["pick", "segmentation", str(tomogram), "-o", str(tmp_path / "b"), *words]) == 0
 

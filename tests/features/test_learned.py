@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from tomoloc.features.candidates import look_up
-from tomoloc.features.learned import LearnedFeatures
+from tomoloc.features.dense import DenseRun
+from tomoloc.features.learned import LearnedFeatures, default_views
 from tomoloc.nn.encoder import DenseEncoder, HeatNetwork
 from tomoloc.nn.int8 import computes_in_int8, measure_ranges
 from tomoloc.nn.stored import StoredModel
@@ -80,9 +81,19 @@ def test_tiles_are_the_whole_to_rounding(settings, tile_bytes):
     np.testing.assert_allclose(volume.data, encode_whole(model, tomogram), atol=1e-3)
 
 
-def test_many_tiles_were_made():
-    features = LearnedFeatures(model=make_model(), device="cpu", tile_bytes=150_000)
-    assert len(list(features.embed_blocks(make_tomogram()))) > 8
+def test_many_tiles_were_made(monkeypatch):
+    made = []
+    blocks = DenseRun.blocks
+
+    def counted(run):
+        for block in blocks(run):
+            assert not torch.is_inference_mode_enabled()  # it is the caller's turn
+            made.append(block)
+            yield block
+
+    monkeypatch.setattr(DenseRun, "blocks", counted)
+    LearnedFeatures(model=make_model(), device="cpu", tile_bytes=150_000).embed(make_tomogram())
+    assert len(made) > 8
 
 
 def test_the_grid_is_half_way_between_voxels():
@@ -91,21 +102,6 @@ def test_the_grid_is_half_way_between_voxels():
     assert volume.shape == (21, 25, 35)
     assert (volume.voxel_spacing, volume.name) == (20.0, "TS_7")
     np.testing.assert_allclose(volume.origin, ORIGIN + 5)
-
-
-def test_blocks_know_their_places():
-    features = LearnedFeatures(model=make_model(), device="cpu", tile_bytes=150_000)
-    tomogram = make_tomogram()
-    whole = features.embed(tomogram)
-    n = 0
-    for block in features.embed_blocks(tomogram):
-        assert not torch.is_inference_mode_enabled()  # it is the caller's turn
-        start = np.rint(whole.to_index(block.to_position((0, 0, 0)))).astype(int)
-        part = whole.crop(start, start + block.shape)
-        np.testing.assert_array_equal(block.data, part.data)
-        np.testing.assert_allclose(block.origin, part.origin)
-        n += block.data[0].size
-    assert n == whole.data[0].size
 
 
 def test_vectors_have_length_one_and_probabilities_are_such():
@@ -266,7 +262,7 @@ TURNS = [(0, 1), (0, 2), (1, 2)]
 
 @pytest.fixture(params=["float32", "bfloat16", "int8"])
 def averaging(request):
-    """Features in each precision that average over half turns."""
+    """Features in each precision that average over all half turns."""
     model = make_model()
     if request.param == "int8":
         if not computes_in_int8():
@@ -274,13 +270,13 @@ def averaging(request):
         ranges = measure_ranges(model.network, [standardise(make_tomogram().data)])
         model = replace(model, config={"ranges": ranges})
     return LearnedFeatures(
-        model=model, device="cpu", precision=request.param, tile_bytes=400_000, flips=True
+        model=model, device="cpu", precision=request.param, tile_bytes=400_000, views=4
     )
 
 
 @pytest.mark.parametrize("axes", TURNS)
 def test_a_turned_tomogram_has_the_turned_embedding(averaging, axes):
-    """With flips, to rounding; sides are even, but no multiples of the network's period."""
+    """In four views, to rounding; sides are even, but no multiples of the network's period."""
     tomogram = make_tomogram((42, 52, 70))
     turned = tomogram.with_data(np.flip(tomogram.data, axes))
     there = tuple(axis + 1 for axis in axes)
@@ -290,22 +286,25 @@ def test_a_turned_tomogram_has_the_turned_embedding(averaging, axes):
         return np.abs(found - np.flip(expected, there)).max()
 
     assert difference(averaging) < 2e-3
-    assert difference(replace(averaging, flips=False)) > 0.1
+    assert difference(replace(averaging, views=1)) > 0.1
 
 
+@pytest.mark.parametrize("views", [2, 4])
 @pytest.mark.parametrize("shape", [(42, 52, 70), (41, 51, 70), (42, 53, 71), (9, 33, 47)])
-def test_flips_leave_the_grid_alone(shape):
+def test_views_leave_the_grid_alone(shape, views):
     """Each turn's part of the mean lies where it belongs, also where a side is odd."""
     model, tomogram = make_model(), make_tomogram(shape)
     features = LearnedFeatures(model=model, device="cpu", precision="float32", tile_bytes=400_000)
-    once, four = features.embed(tomogram), replace(features, flips=True).embed(tomogram)
-    assert four.data.shape == once.data.shape == (6, *(n // 2 for n in shape))
-    assert four.data.dtype == np.float16
-    assert (four.voxel_spacing, four.name) == (once.voxel_spacing, once.name)
-    np.testing.assert_array_equal(four.origin, once.origin)
-    expected = np.mean([encode_turned(model, tomogram, axes) for axes in [(), *TURNS]], axis=0)
+    once, several = (replace(features, views=n).embed(tomogram) for n in (1, views))
+    assert several.data.shape == once.data.shape == (6, *(n // 2 for n in shape))
+    assert several.data.dtype == np.float16
+    assert (several.voxel_spacing, several.name) == (once.voxel_spacing, once.name)
+    np.testing.assert_array_equal(several.origin, once.origin)
+    expected = np.mean(
+        [encode_turned(model, tomogram, axes) for axes in [(), *TURNS][:views]], axis=0
+    )
     expected[:5] /= np.linalg.norm(expected[:5], axis=0)
-    assert np.abs(four.data - expected).max() < 2e-3
+    assert np.abs(several.data - expected).max() < 2e-3
     assert np.abs(once.data - expected).max() > 0.1
 
 
@@ -327,21 +326,18 @@ def encode_turned(model, tomogram, axes):
     return np.flip(found, tuple(axis + 1 for axis in axes))
 
 
-def test_flips_keep_vectors_and_blocks_as_they_are_without(averaging):
-    tomogram = make_tomogram()
-    whole = averaging.embed(tomogram)
-    np.testing.assert_allclose(np.linalg.norm(whole.data[:5].astype(float), axis=0), 1, atol=2e-3)
-    assert whole.data[5].min() >= 0
-    assert whole.data[5].max() <= 1
-    (block,) = averaging.embed_blocks(tomogram)
-    np.testing.assert_array_equal(block.data, whole.data)
-    np.testing.assert_array_equal(block.origin, whole.origin)
+def test_means_over_views_are_vectors_and_probabilities(averaging):
+    data = averaging.embed(make_tomogram()).data
+    np.testing.assert_allclose(np.linalg.norm(data[:5].astype(float), axis=0), 1, atol=2e-3)
+    assert data[5].min() >= 0
+    assert data[5].max() <= 1
 
 
+@pytest.mark.parametrize("views", [2, 4])
 @pytest.mark.parametrize("shape", [(62, 114, 90), (61, 113, 91)])
-def test_places_alone_with_flips(shape, monkeypatch):
+def test_places_alone_in_several_views(shape, views, monkeypatch):
     model = make_model(widths=(4, 6), down=(1, 1), up=(1,))
-    features = LearnedFeatures(model=model, device="cpu", precision="float32", flips=True)
+    features = LearnedFeatures(model=model, device="cpu", precision="float32", views=views)
     tomogram = make_tomogram(shape)
     index = np.array([[30.2, 51.7, 40.1], [0, 112, 89.4], [60.3, 1.2, -0.4], [59.8, 75, 41]])
     position = tomogram.to_position(index)
@@ -354,10 +350,13 @@ def test_places_alone_with_flips(shape, monkeypatch):
 def test_heat_is_averaged_and_windows_are_refused():
     model, tomogram = make_model(), make_tomogram((42, 51, 70))
     heat = replace(model, network=HeatNetwork.from_encoder(model.network, kinds=2).eval())
-    found = LearnedFeatures(model=heat, device="cpu", precision="float32", flips=True)
+    found = LearnedFeatures(model=heat, device="cpu", precision="float32", views=4)
     turned = [encode_turned(model, tomogram, axes)[5] for axes in [(), *TURNS]]
     expected = np.broadcast_to(np.mean(turned, axis=0), (2, 21, 25, 35))
     np.testing.assert_allclose(found.embed(tomogram).data, expected, atol=2e-3)
     windows = WindowEncoder(widths=(2, 2, 2, 2, 2), hidden=4, groups=1)
-    with pytest.raises(ValueError, match="flips is for dense networks; the model slow looks"):
-        LearnedFeatures(model=replace(model, network=windows, name="slow"), flips=True)
+    with pytest.raises(ValueError, match="for dense networks; the model slow looks"):
+        LearnedFeatures(model=replace(model, network=windows, name="slow"), views=2)
+    with pytest.raises(ValueError, match="views must be 1, 2 or 4; got 3"):
+        LearnedFeatures(model=model, views=3)
+    assert (default_views(model), default_views(replace(model, network=windows))) == (2, 1)

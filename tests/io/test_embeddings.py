@@ -28,7 +28,7 @@ SOURCE = EmbeddingSource(
     voxel_spacing=10.0,
     contrast="dark",
     model="general-0123",
-    flips=True,
+    views=4,
 )
 
 

@@ -71,15 +71,15 @@ def test_turns_agree_with_the_grid(rng):
     tomogram, _ = make_tomogram(rng)  # odd sides, too
     bright = tomogram.with_data(-tomogram.data)
     plain = CentroidPicker(model=make_heat_model(steepness=10.0), device="cpu")
-    once, four = plain.score(bright), replace(plain, flips=True).score(bright)
+    once, four = plain.score(bright), replace(plain, views=4).score(bright)
     assert once.shape == four.shape == (18, 24, 27)
     np.testing.assert_allclose(once.origin, four.origin)
     inner = np.s_[:, 2:-2, 2:-2, 2:-2]
     np.testing.assert_allclose(once.data[inner], four.data[inner], atol=0.03)
 
 
-@pytest.mark.parametrize("flips", [False, True])
-def test_networks_of_monai_find_the_same_places(rng, monkeypatch, flips):
+@pytest.mark.parametrize("views", [1, 2, 4])
+def test_networks_of_monai_find_the_same_places(rng, monkeypatch, views):
     """Here one that says of each voxel how bright it is, over tiles that fade into each other."""
     monkeypatch.setattr(monai, "make_monai", lambda *_, outputs, **__: nn.Conv3d(1, outputs, 1))
     network = MonaiHeatNetwork().eval()
@@ -92,7 +92,7 @@ def test_networks_of_monai_find_the_same_places(rng, monkeypatch, flips):
         voxel_spacing=10.0,
         config={"particles": {"labels": ["blob"], "diameters": [90.0]}},
     )
-    picker = CentroidPicker(model=model, device="cpu", flips=flips)
+    picker = CentroidPicker(model=model, device="cpu", views=views)
     found = pick(smooth, picker, contrast="dark", threshold=0.3, max_particles=2).particles
     distance = np.linalg.norm(found.position[:, None] - truth, axis=-1).min(axis=0)
     assert len(found) == 2

@@ -168,7 +168,7 @@ def test_picking_segments_and_goes_on_from_scores(rng):
     assert again.particles.position.tobytes() == found.particles.position.tobytes()
     one = replace(own, diameter_range=(0.0, 20.0))
     assert len(pick(tomogram, one, contrast="dark", scores=found.scores).particles) == 0
-    flipped = replace(own, flips=True).score(tomogram.with_data(-data))
+    flipped = replace(own, views=4).score(tomogram.with_data(-data))
     np.testing.assert_allclose(flipped.data, found.scores.data, atol=0.05)
     power = local_spectrum(data).tolist()
     matched = replace(own, match_spectrum=True, model=replace(

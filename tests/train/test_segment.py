@@ -239,11 +239,11 @@ def test_prediction_is_that_of_the_whole_volume():
     assert 0 < np.abs(rough - whole).mean() < 0.01
 
 
-def test_flips_are_averaged():
+def test_views_are_averaged():
     network = tiny(channels=(4, 6)).eval()
     data = np.random.default_rng(0).normal(size=(16, 24, 32)).astype(np.float32)
-    flipped = predict(network, np.flip(data, (0, 2)), flips=True)
-    both = predict(network, data, flips=True)
+    flipped = predict(network, np.flip(data, (0, 2)), views=4)
+    both = predict(network, data, views=4)
     np.testing.assert_allclose(np.flip(flipped, (1, 3)), both, atol=1e-3)
     plain = predict(network, data)
     assert np.abs(plain - both).max() > 5e-3

@@ -34,7 +34,7 @@ def embed(
     threshold: float = 0.05,
     min_distance: float = 40.0,
     candidates_only: Annotated[bool, Parameter(negative="")] = False,
-    flips: Annotated[bool, Parameter(negative="")] = False,
+    views: Literal[1, 2, 4] = 2,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     overwrite: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -64,9 +64,9 @@ def embed(
         Smallest distance between candidates in Å.
     candidates_only
         Leave out the dense array, which is some hundred times as large.
-    flips
-        Average vectors and probabilities over half a turn about each axis: better, and four times
-        the work.
+    views
+        Average vectors and probabilities over so many views, turned by half a turn about the axes:
+        the more the better, each at the cost of the first.
     device
         Where to compute.
     overwrite
@@ -84,7 +84,7 @@ def embed(
     if mask is not None and not mask.exists():
         raise FileNotFoundError(f"--mask {mask}: no such file")
     remove_drafts(output)
-    features = _load_features(model, flips=flips, device=device)
+    features = _load_features(model, views=views, device=device)
     run = _Run(
         output=output,
         features=features,
@@ -109,19 +109,19 @@ def _check_options(*, voxel_spacing: float | None, threshold: float, min_distanc
             raise ValueError(f"{option} must be positive; got {value:g}")
 
 
-def _load_features(model: str, *, flips: bool, device: str) -> LearnedFeatures:
+def _load_features(model: str, *, views: Literal[1, 2, 4], device: str) -> LearnedFeatures:
     from tomoloc.features.learned import LearnedFeatures
     from tomoloc.nn.device import resolve_device
     from tomoloc.nn.published import open_model
 
     resolve_device(device)
-    features = LearnedFeatures(model=open_model(model), device=device, flips=flips).with_vectors()
+    features = LearnedFeatures(model=open_model(model), device=device).with_vectors()
     if not features.finds_centers:
         raise ValueError(
             f"model {model} tells no centres of particles, so that there are no candidates; take"
             " one with a DenseEncoder"
         )
-    return features
+    return replace(features, views=views)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,7 @@ class _Run:
             "threshold": self.threshold,
             "min_distance": self.min_distance,
             "candidates_only": self.candidates_only,
-            "flips": self.features.flips,
+            "views": self.features.views,
         }
         return {name: value for name, value in values.items() if value is not None}
 
@@ -266,7 +266,7 @@ class _Run:
             voxel_spacing=inputs["voxel_spacing"],
             contrast=inputs["contrast"],
             model=self.features.model.identity,
-            flips=self.features.flips,
+            views=self.features.views,
             spread=Calibration.of(self.features.model.config).spread,
         )
         with writing(record_path) as draft:

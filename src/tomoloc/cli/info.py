@@ -407,7 +407,7 @@ def _embedding(path: Path) -> _Report:
     report.add("voxel spacing", source.voxel_spacing, f"{source.voxel_spacing:g} Å")
     report.add("contrast", source.contrast)
     report.add("model", source.model)
-    report.add("flips", source.flips, "averaged over half turns" if source.flips else "none")
+    report.add("views", source.views)
     report.add("candidates", stored.n_candidates)
     report.add("vector", stored.channels, f"{stored.channels} numbers")
     x, y, z = stored.shape[::-1]

@@ -196,7 +196,7 @@ def _read_targets(name: str, words: Mapping[str, Any], given: Given) -> Targets:
         elsewhere=words["reference_tomogram"] or (),
         voxel_spacing=given.voxel_spacing,
         contrast=given.contrast,
-        flips=words["flips"],
+        views=words["views"],
         device=given.device,
     )
 

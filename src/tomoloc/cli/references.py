@@ -20,6 +20,7 @@ from tomoloc.nn.stored import StoredModel
 from tomoloc.physics.contrast import brighten
 from tomoloc.pickers.embedding import embed_examples
 from tomoloc.pickers.pick import choose_contrast
+from tomoloc.train.frames import Views
 from tomoloc.types import Particles, Tomogram
 
 __all__ = ["read_marked", "read_references"]
@@ -40,7 +41,7 @@ def read_references(
     elsewhere: Sequence[Path] = (),
     voxel_spacing: float | None = None,
     contrast: Literal["auto", "dark", "light"] = "auto",
-    flips: bool = False,
+    views: Views | None = None,
     device: str = "auto",
 ) -> Targets:
     """Embed the examples of a table, in whichever tomogram they lie.
@@ -59,7 +60,7 @@ def read_references(
         Of tomograms that are picked, and of the others where their files do not state it.
     contrast : {"auto", "dark", "light"}
         Of protein in all of them.
-    flips : bool
+    views : {1, 2, 4}, optional
         As for `embed_examples`.
     device : {"auto", "cpu", "cuda"}
 
@@ -88,7 +89,7 @@ def read_references(
         try:
             parts.append(
                 embed_examples(
-                    marked.tomogram, marked.particles, model=model, flips=flips, device=device
+                    marked.tomogram, marked.particles, model=model, views=views, device=device
                 )
             )
         except ValueError as error:

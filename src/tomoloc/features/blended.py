@@ -32,8 +32,8 @@ class BlendedRun:
         Memory that the tensors of one tile take, about.
     half : bool
         Whether to compute in bfloat16.
-    flips : bool
-        Whether to average over half a turn about each axis.
+    views : {1, 2, 4}
+        Average over so many half turns, of which the first is none.
     """
 
     network: MonaiHeatNetwork
@@ -42,7 +42,7 @@ class BlendedRun:
     deviation: float
     tile_bytes: int
     half: bool = False
-    flips: bool = False
+    views: int = 1
 
     @property
     def offset(self) -> float:
@@ -67,7 +67,7 @@ class BlendedRun:
             self.data,
             device=next(self.network.parameters()).device.type,
             half=self.half,
-            flips=self.flips,
+            views=self.views,
             scale=(self.median, self.deviation),
             max_bytes=self.tile_bytes,
         )

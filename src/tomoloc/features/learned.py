@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -28,11 +28,11 @@ from tomoloc.nn.window import WindowEncoder
 from tomoloc.physics.contrast import robust_scale
 from tomoloc.physics.filters import rescale
 from tomoloc.tiling import read_mirrored
-from tomoloc.train.frames import HALF_TURNS
+from tomoloc.train.frames import Views, choose_turns
 from tomoloc.types import Tomogram, Volume
 
 __all__ = ["RANGES", "LearnedFeatures", "choose_spacing", "computes_in_bfloat16", "fit_tomogram"]
-__all__ += ["takes_int8", "tile_bytes"]
+__all__ += ["default_views", "takes_int8", "tile_bytes"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,27 +67,29 @@ class LearnedFeatures:
         in it.
     tile_bytes : int, optional
         Memory for what is computed at one time; less is slower.
-    flips : bool
-        Average over half a turn about each axis, which leaves the missing wedge alone: four times
-        the work. Vectors are of length 1 again. For dense networks.
+    views : {1, 2, 4}
+        Average over so many views: as it is, after half a turn about x, and about the other two
+        axes, which leave the missing wedge alone; each costs as much as the first. Vectors are of
+        length 1 again. For dense networks.
 
     Raises
     ------
     ValueError
-        If `flips` is asked of a network that looks at windows.
+        If there are not 1, 2 or 4 views, or several of a network that looks at windows.
     """
 
     model: StoredModel
     device: str = "auto"
     precision: Precision = "auto"
     tile_bytes: int | None = None
-    flips: bool = False
+    views: Views = 1
 
     def __post_init__(self) -> None:
-        if self.flips and isinstance(self.model.network, WindowEncoder):
+        turns = choose_turns(self.views)
+        if len(turns) > 1 and isinstance(self.model.network, WindowEncoder):
             raise ValueError(
-                f"flips is for dense networks; the model {self.model.name} looks at windows: leave"
-                " it out"
+                f"several views are for dense networks; the model {self.model.name} looks at"
+                " windows: ask for one"
             )
 
     @property
@@ -149,25 +151,6 @@ class LearnedFeatures:
         """
         tomogram = self._fit(tomogram)
         return self._whole(*self._start(tomogram, robust_scale(tomogram.data)))
-
-    def embed_blocks(self, tomogram: Tomogram) -> Iterator[Volume]:
-        """Do as `embed` but yield blocks that do not overlap and together are the whole.
-
-        Each knows its own place. For tomograms whose embedding should not be kept as a whole; with
-        `flips` it is, and comes as one block.
-        """
-        tomogram = self._fit(tomogram)
-        runs, grid = self._start(tomogram, robust_scale(tomogram.data))
-        if self.flips:
-            yield self._whole(runs, grid)
-            return
-        for target, block in runs[0].blocks():
-            yield Volume(
-                data=np.moveaxis(block, -1, 0),
-                voxel_spacing=grid.voxel_spacing,
-                origin=grid.to_position([s.start for s in target]),
-                name=grid.name,
-            )
 
     def embed_at(self, tomogram: Tomogram, position: ArrayLike) -> NDArray[np.float32]:
         """Embed some places of a tomogram whose protein is bright.
@@ -255,10 +238,9 @@ class LearnedFeatures:
         }
         if isinstance(network, MonaiHeatNetwork):
             half = self._choose_precision() == "bfloat16"
-            return [BlendedRun(network=network, data=data, half=half, flips=self.flips, **how)]
+            return [BlendedRun(network=network, data=data, half=half, views=self.views, **how)]
         run = DenseRun(network=network, data=data, **how)
-        turns = HALF_TURNS if self.flips else HALF_TURNS[:1]
-        return [replace(run, flipped=axes) for axes in turns]
+        return [replace(run, flipped=axes) for axes in choose_turns(self.views)]
 
     def _whole(self, runs: Sequence[BlendedRun | DenseRun | WindowRun], grid: Volume) -> Volume:
         """Put the blocks of the runs together."""
@@ -268,7 +250,7 @@ class LearnedFeatures:
                 share = block / np.float16(len(runs))
                 data[target] = share + data[target] if number else share
                 release(data)
-        if self.flips and not isinstance(self._network, AnyHeatNetwork):
+        if self.views > 1 and not isinstance(self._network, AnyHeatNetwork):
             for section in data:
                 vectors = section[..., : self.channels].astype(np.float32)
                 length = np.linalg.norm(vectors, axis=-1, keepdims=True)
@@ -326,6 +308,11 @@ class LearnedFeatures:
                 " its activations: leave precision at auto"
             )
         return "bfloat16" if computes_in_bfloat16(self._device) else "float32"
+
+
+def default_views(model: StoredModel) -> Views:
+    """Tell how many views of a tomogram a model should be shown: 2, or 1 if it takes no more."""
+    return 1 if isinstance(model.network, WindowEncoder) else 2
 
 
 def choose_spacing(voxel_spacing: float, *, wanted: float) -> float:

@@ -64,8 +64,8 @@ class EmbeddingSource:
         Of protein in the file.
     model : str
         Identity of the model; vectors of different models have nothing to do with each other.
-    flips : bool
-        Whether they are means over half turns; they can be compared with those that are not.
+    views : int
+        How many views they are means over; they can be compared with those of other numbers.
     spread : float
         How far vectors lie from the mean of their kind, as 1 - cosine; 0 where that is not known.
     """
@@ -76,7 +76,7 @@ class EmbeddingSource:
     voxel_spacing: float
     contrast: str
     model: str
-    flips: bool = False
+    views: int = 1
     spread: float = 0.0
 
 
@@ -319,7 +319,7 @@ def _attributes(
                 "contrast": source.contrast,
             },
             "model": source.model,
-            "flips": source.flips,
+            "views": source.views,
             "spread": source.spread,
             "finds_centers": finds_centers,
             "grid": {
@@ -345,7 +345,7 @@ def _stored(path: Path, attributes: Mapping[str, Any]) -> StoredEmbedding:
             voxel_spacing=float(tomogram["voxel_spacing"]),
             contrast=str(tomogram["contrast"]),
             model=str(attributes["model"]),
-            flips=bool(attributes.get("flips", False)),
+            views=int(attributes.get("views", 1)),
             spread=float(attributes.get("spread", 0)),
         ),
         shape=(n_z, n_y, n_x),

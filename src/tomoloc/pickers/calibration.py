@@ -8,7 +8,7 @@ import numpy as np
 
 from tomoloc.evaluate import match_particles
 from tomoloc.features.candidates import find_candidates
-from tomoloc.features.learned import LearnedFeatures
+from tomoloc.features.learned import LearnedFeatures, default_views
 from tomoloc.nn.stored import StoredModel
 from tomoloc.pickers.competition import Calibration, fit_calibration
 from tomoloc.types import Particles, Sample
@@ -43,7 +43,7 @@ def calibrate(
     ValueError
         If no sample has several particles of several labels.
     """
-    features = LearnedFeatures(model=model, device=device)
+    features = LearnedFeatures(model=model, device=device, views=default_views(model))
     tomograms = []
     for sample in samples:
         tomogram, truth = sample.tomogram, sample.particles

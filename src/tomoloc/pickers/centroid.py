@@ -18,6 +18,7 @@ from tomoloc.nn.published import open_model
 from tomoloc.nn.stored import StoredModel
 from tomoloc.physics.contrast import is_flat
 from tomoloc.pickers.trained import check_spectrum, empty_scores, match_training
+from tomoloc.train.frames import Views
 from tomoloc.train.heat import DEFAULT_THRESHOLD
 from tomoloc.types import FloatArray, ScoreMap, Tomogram, Volume
 
@@ -108,8 +109,9 @@ class CentroidPicker:
     diameter : float, optional
         Of the particles in angstrom, if not that of the training. It only sets how far they are
         apart at least (half of it), and which of them reach over the border.
-    flips : bool
-        Average the heat over half a turn about each axis: four times the work.
+    views : {1, 2, 4}
+        Average the heat over so many views, turned by half a turn about the axes: so many times the
+        work.
     match_spectrum : bool
         Filter the tomogram so that its radial spectrum is that of the training data, where they
         were made in another way [2]_.
@@ -127,7 +129,7 @@ class CentroidPicker:
 
     model: StoredModel | str = "general"
     diameter: float | None = None
-    flips: bool = False
+    views: Views = 1
     match_spectrum: bool = False
     device: str = "auto"
     seed: int = 0
@@ -226,4 +228,4 @@ class CentroidPicker:
         model = self._model
         if isinstance(model.network, DenseEncoder):
             model = replace(model, network=HeatNetwork.from_encoder(model.network, kinds=1))
-        return LearnedFeatures(model=model, device=self.device, flips=self.flips)
+        return LearnedFeatures(model=model, device=self.device, views=self.views)

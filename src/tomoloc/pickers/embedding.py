@@ -9,13 +9,14 @@ from functools import cached_property
 import numpy as np
 
 from tomoloc.features.candidates import find_candidates
-from tomoloc.features.learned import LearnedFeatures
+from tomoloc.features.learned import LearnedFeatures, default_views
 from tomoloc.io.targets import Targets, check_model
 from tomoloc.localize import find_peaks, paint_peaks
 from tomoloc.nn.published import open_model
 from tomoloc.nn.stored import StoredModel
 from tomoloc.physics.contrast import is_flat
 from tomoloc.pickers.competition import Calibration, best_threshold, compete, mean_direction
+from tomoloc.train.frames import Views
 from tomoloc.types import FloatArray, Particles, ScoreMap, Tomogram, Volume
 
 __all__ = ["EmbeddingPicker", "embed_examples"]
@@ -54,9 +55,10 @@ class EmbeddingPicker:
     refine : bool
         Let each label's target move from its examples towards the kind of particles that they are
         of: one example is one view.
-    flips : bool
-        Average vectors and probabilities over half a turn about each axis: better, and four times
-        the work.
+    views : {1, 2, 4}, optional
+        Average vectors and probabilities over so many views, turned by half a turn about the axes:
+        the more the better, each at the cost of the first. By default 2, or 1 with weights of
+        TomoTwin, which take no more.
     device : str
         auto, cpu or cuda.
     seed : int
@@ -71,7 +73,7 @@ class EmbeddingPicker:
     model: StoredModel | str = "general"
     diameter: float = 120.0
     refine: bool = True
-    flips: bool = False
+    views: Views | None = None
     device: str = "auto"
     seed: int = 0
 
@@ -191,7 +193,8 @@ class EmbeddingPicker:
         if not isinstance(model, StoredModel):
             model = open_model(model)
         check_model(self.reference.model, model.identity, what="reference")
-        features = LearnedFeatures(model=model, device=self.device, flips=self.flips)
+        views = self.views or default_views(model)
+        features = LearnedFeatures(model=model, device=self.device, views=views)
         return features.with_vectors()
 
 
@@ -200,7 +203,7 @@ def embed_examples(
     examples: Particles,
     *,
     model: StoredModel,
-    flips: bool = False,
+    views: Views | None = None,
     device: str = "auto",
 ) -> Targets:
     """Embed the examples in a tomogram.
@@ -212,8 +215,8 @@ def embed_examples(
     examples : Particles
         One or more of each label. Those that name another tomogram are left out.
     model : StoredModel
-    flips : bool
-        As the picker does it with them.
+    views : {1, 2, 4}, optional
+        As for the picker that looks for them.
     device : {"auto", "cpu", "cuda"}
 
     Returns
@@ -240,7 +243,8 @@ def embed_examples(
                 f"example {row + 1} ({label}) at ({place}) Å lies outside tomogram"
                 f" {tomogram.name}, which has {sides} Å (x y z)"
             )
-    features = LearnedFeatures(model=model, device=device, flips=flips).with_vectors()
+    views = views or default_views(model)
+    features = LearnedFeatures(model=model, device=device, views=views).with_vectors()
     return Targets(
         vectors=features.embed_at(tomogram, own.position), label=own.label, model=model.identity
     )

@@ -33,6 +33,7 @@ from tomoloc.nn.unet import SegmentationNetwork
 from tomoloc.physics.contrast import is_flat, robust_scale
 from tomoloc.physics.rotations import turn_to
 from tomoloc.pickers.trained import check_spectrum, empty_scores, match_training
+from tomoloc.train.frames import Views
 from tomoloc.train.predict import predict
 from tomoloc.train.segment import mark_class
 from tomoloc.types import FloatArray, Particles, ScoreMap, Tomogram, Volume
@@ -151,8 +152,8 @@ class SegmentationPicker:
         Between points along a filament, in angstrom.
     dust : float
         Voxels of the model below which a connected region is left out of the label volume.
-    flips : bool
-        Average over half a turn about each axis: four times the work.
+    views : {1, 2, 4}
+        Average over so many views, turned by half a turn about the axes: so many times the work.
     match_spectrum : bool
         Filter the tomogram so that its radial spectrum is that of the training data [2]_.
     device : str
@@ -173,7 +174,7 @@ class SegmentationPicker:
     mass_range_kda: tuple[float, float] | None = None
     filament_step: float = 40.0
     dust: float = 50.0
-    flips: bool = False
+    views: Views = 1
     match_spectrum: bool = False
     device: str = "auto"
     seed: int = 0
@@ -240,7 +241,7 @@ class SegmentationPicker:
                 tomogram.data,
                 device=device,
                 half=device != "cpu" and computes_in_bfloat16(device),
-                flips=self.flips,
+                views=self.views,
                 scale=robust_scale(tomogram.data),
                 max_bytes=_TILE_BYTES if device == "cpu" else tile_bytes(device),
             ),

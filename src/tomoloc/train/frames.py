@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,9 @@ __all__ = [
     "HALF_TURNS",
     "STRIDE",
     "Framed",
+    "Views",
     "ball_window",
+    "choose_turns",
     "draw_half_turn",
     "frame",
     "is_usable",
@@ -28,6 +30,9 @@ IntArray = NDArray[np.integer]
 
 HALF_TURNS = ((), (0, 1), (0, 2), (1, 2))
 """Axes zyx to flip: no turn, or half of one about x, y or z, which leaves the wedge alone."""
+
+Views = Literal[1, 2, 4]
+"""How many of them a network looks at: the first ones."""
 
 STRIDE = 2
 """Voxels from one point of the network's grid to the next; point i stands at 2 i + 0.5."""
@@ -179,6 +184,19 @@ def ball_window(
     z, y, x = np.ix_(*axes)
     part = tuple(slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
     return part, np.sqrt(z**2 + y**2 + x**2)
+
+
+def choose_turns(views: int) -> tuple[tuple[int, ...], ...]:
+    """Return the first of `HALF_TURNS`.
+
+    Raises
+    ------
+    ValueError
+        If `views` is not 1, 2 or 4.
+    """
+    if views not in {1, 2, 4}:
+        raise ValueError(f"views must be 1, 2 or 4; got {views}")
+    return HALF_TURNS[:views]
 
 
 def draw_half_turn(rng: np.random.Generator) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tomoloc.arrays import allocate
 from tomoloc.tiling import Tiling, blend_tiles
-from tomoloc.train.frames import HALF_TURNS
+from tomoloc.train.frames import choose_turns
 
 __all__ = ["predict"]
 
@@ -30,7 +30,7 @@ def predict(
     *,
     device: str = "cpu",
     half: bool = False,
-    flips: bool = False,
+    views: int = 1,
     scale: tuple[float, float] = (0.0, 1.0),
     max_bytes: int = _MAX_BYTES,
 ) -> NDArray[np.float32]:
@@ -46,8 +46,8 @@ def predict(
     device : str
     half : bool
         Whether to compute in bfloat16.
-    flips : bool
-        Take the mean over half a turn about each axis, which leaves the missing wedge alone.
+    views : {1, 2, 4}
+        Take the mean over so many `HALF_TURNS`, of which the first is none.
     scale : tuple of float
         Median and deviation of the data, which become 0 and 1.
     max_bytes : int
@@ -59,7 +59,7 @@ def predict(
         Of every voxel, or of every second one if that is the network's stride; in a temporary file
         where it is large.
     """
-    turns = HALF_TURNS if flips else HALF_TURNS[:1]
+    turns = choose_turns(views)
     period = int(getattr(network, "period", 1))
     each = int(getattr(network, "bytes_per_voxel", _BYTES_PER_VOXEL)) // (2 if half else 1)
     room = max(max_bytes // each, _LEAST_TILE)
