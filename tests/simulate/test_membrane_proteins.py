@@ -122,7 +122,7 @@ def test_attached_proteins_touch_their_leaflet(scene, coat, location, side):
         bilayer = scene[1][packing.container[row]]
         points = packing.rotation[row].apply(coat.points) + packing.position[row]
         distance = side * bilayer.level(points)[0]
-        assert abs(distance.min() - bilayer.half_width) < 5
+        assert abs(distance.min() - bilayer.half_width) < 6
     # Turned at random: the mean of many directions is short.
     axes = packing.rotation.as_matrix()[:, :, 2]
     assert np.linalg.norm(axes.mean(axis=0)) < 0.7

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from tomoloc.physics.rotations import turn_to
 from tomoloc.simulate.bilayers import Bilayer
 from tomoloc.simulate.packing import Packing
-from tomoloc.simulate.placing import TAKEN, Body, Space, is_free, turn_body
+from tomoloc.simulate.placing import TAKEN, Body, Space, is_free, own_stream, turn_body
 from tomoloc.simulate.references import Reference
 from tomoloc.simulate.room import NO_ICE, Room
 from tomoloc.simulate.settings import Species
@@ -137,9 +137,10 @@ class _Placer:
         area = np.array([len(self.sites[i].position) for i in group], dtype=float)
         if area.sum() == 0:
             return False
-        for which in self.rng.choice(group, size=_BILAYERS_TRIED, p=area / area.sum()):
-            conformer = int(self.rng.integers(len(variants)))
-            found = self._find(variants[conformer], self.sites[which], location)
+        rng = own_stream(self.rng)
+        for which in rng.choice(group, size=_BILAYERS_TRIED, p=area / area.sum()):
+            conformer = int(rng.integers(len(variants)))
+            found = self._find(variants[conformer], self.sites[which], location, rng)
             if found is not None:
                 body, voxel = found
                 visible = self.space.visible(body, voxel)
@@ -169,7 +170,7 @@ class _Placer:
         )
 
     def _find(
-        self, reference: Reference, site: _Site, location: str
+        self, reference: Reference, site: _Site, location: str, rng: np.random.Generator
     ) -> tuple[Body, NDArray[np.integer]] | None:
         """Find a place on a bilayer and take it: the body, and the voxel zyx of its centre."""
         space, line = self.space, self.space.state.reshape(-1)
@@ -177,14 +178,14 @@ class _Placer:
         # Its lipids make way for a protein; all else that is there does not.
         line[site.lipids] = _LIPID
         found = None
-        for row in self.rng.integers(len(site.position), size=_PLACES_TRIED):
+        for row in rng.integers(len(site.position), size=_PLACES_TRIED):
             position, normal = site.position[row], site.normal[row]
             if location == "membrane":
-                spin = float(self.rng.uniform(0, 2 * np.pi))
+                spin = float(rng.uniform(0, 2 * np.pi))
                 rotation = turn_to(normal[None], spin=spin)[0].as_matrix()
                 center = position + normal * reference.center[2]
             else:
-                rotation = Rotation.random(rng=self.rng).as_matrix()
+                rotation = Rotation.random(rng=rng).as_matrix()
                 side = 1 if location == "outside" else -1
                 points = reference.points @ rotation.T
                 center = _press(points, site.bilayer, position, normal, side)
@@ -197,7 +198,7 @@ class _Placer:
                 rotation=rotation,
                 shift=place - voxel[::-1],
                 voxel_spacing=space.room.voxel_spacing,
-                rng=self.rng,
+                rng=rng,
             )
             base = int(space.flat(voxel + space.rim))
             if is_free(line, base, space.flat(body.voxels), allowed):

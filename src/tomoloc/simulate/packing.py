@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from tomoloc.simulate.placing import Body, Space, draw_body
+from tomoloc.simulate.placing import Body, Space, draw_body, own_stream
 from tomoloc.simulate.references import Reference
 from tomoloc.simulate.room import Room
 from tomoloc.simulate.tetris import Cluster
@@ -224,12 +224,12 @@ class _Packer:
         )
 
     def _place(self, kind: int) -> bool:
-        variants = self.references[kind]
+        variants, rng = self.references[kind], own_stream(self.rng)
         for _ in range(_ORIENTATIONS):
-            conformer = int(self.rng.integers(len(variants)))
+            conformer = int(rng.integers(len(variants)))
             reference, spacing = variants[conformer], self.space.room.voxel_spacing
-            body = draw_body(reference, voxel_spacing=spacing, rng=self.rng)
-            voxel = self._find(body, self.locations[kind])
+            body = draw_body(reference, voxel_spacing=spacing, rng=rng)
+            voxel = self._find(body, self.locations[kind], rng)
             if voxel is None:
                 continue
             self.space.stamp(body, voxel)
@@ -241,13 +241,15 @@ class _Packer:
             self._refuse(kind)
         return False
 
-    def _find(self, body: Body, location: str) -> NDArray[np.integer] | None:
+    def _find(
+        self, body: Body, location: str, rng: np.random.Generator
+    ) -> NDArray[np.integer] | None:
         if location == "interface":
-            voxel = self.space.find_on_surface(body, rng=self.rng)
+            voxel = self.space.find_on_surface(body, rng=rng)
         else:
             voxel = self.cluster.find(body, location) if self.cluster else None
             if voxel is None:
-                voxel = self.space.find(body, location, rng=self.rng)
+                voxel = self.space.find(body, location, rng=rng)
         if voxel is not None and self.cluster:
             self.cluster.grow(body, voxel)
         return voxel

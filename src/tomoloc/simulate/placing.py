@@ -15,7 +15,7 @@ from tomoloc.simulate.references import Reference
 from tomoloc.simulate.room import NO_ICE, Room
 from tomoloc.types import FloatArray
 
-__all__ = ["Body", "Space", "draw_body", "turn_body"]
+__all__ = ["Body", "Space", "draw_body", "own_stream", "turn_body"]
 
 TAKEN = 0  # value of the state where something lies, which no location allows
 _NO_ICE_BIT = 128
@@ -56,6 +56,15 @@ class Body:
         return _bounds(self.voxels)
 
 
+def own_stream(rng: np.random.Generator) -> np.random.Generator:
+    """Take a generator of its own for what may draw more or less often.
+
+    Processors round differently, so that a molecule may have a voxel more on one than on another.
+    What is drawn after it should not depend on that.
+    """
+    return np.random.default_rng(int(rng.integers(2**62)))
+
+
 def draw_body(reference: Reference, *, voxel_spacing: float, rng: np.random.Generator) -> Body:
     """Turn a molecule at random, uniformly over all orientations and places within a voxel."""
     rotation = Rotation.random(rng=rng).as_matrix()
@@ -80,7 +89,7 @@ def turn_body(
     mask = _rasterize(reference.envelope, rotation, shift, finer, margin)
     voxels, is_skin = _voxels(mask, margin)
     # A fixed scattered order would do, but a drawn one needs no thought about its pattern.
-    order = rng.permutation(len(voxels))
+    order = own_stream(rng).permutation(len(voxels))
     return Body(voxels=voxels[order], skin=voxels[is_skin], shift=shift, rotation=rotation)
 
 
