@@ -183,6 +183,19 @@ class TestExamples:
             embed_examples(bright, replace(planted[1], position=position), model=MODEL)
         assert "outside tomogram planted, which has 560 x 640 x 480 Å (x y z)" in str(e.value)
 
+    def test_where_nothing_is(self, planted, bright, caplog):
+        """Positions in other units, or of another tomogram, are the usual reason."""
+        position = planted[1].position[:3].copy()
+        free = bright.to_position(np.argwhere(np.ones(bright.shape))[::7])
+        away = np.linalg.norm(free[:, None] - planted[1].position, axis=2).min(axis=1)
+        position[1] = free[away.argmax()]
+        examples = Particles(position=position, label="lobes")
+        with caplog.at_level("WARNING"):
+            embed_examples(bright, examples, model=MODEL)
+        said = [record.getMessage() for record in caplog.records]
+        assert len(said) == 1
+        assert said[0].startswith("example 2 (lobes): the network sees no particle there (proba")
+
     def test_without_label(self, planted, bright):
         table = replace(planted[1], label=["a", "", "a", "b", "", ""])
         with pytest.raises(ValueError, match="example 2 has no label"):

@@ -20,7 +20,7 @@ from tomoloc.features.instances import join_seeds
 from tomoloc.localize import EDGE_COLUMN, find_peaks, flag_edges, suppress
 from tomoloc.types import FloatArray, Particles, ScoreMap, Volume
 
-__all__ = ["Candidates", "find_candidates", "look_up"]
+__all__ = ["Candidates", "find_candidates", "look_up", "look_up_centers"]
 
 LABEL = "candidate"
 _SLAB_BYTES = 64 << 20
@@ -171,6 +171,22 @@ def look_up(embedding: Volume, position: ArrayLike, *, centers: bool = True) -> 
     channels = points.shape[-1] - bool(centers)
     places = embedding.to_index(np.reshape(np.asarray(position, dtype=float), (-1, 3)))
     return _normalise(interpolate(points[..., :channels], places))
+
+
+def look_up_centers(embedding: Volume, position: ArrayLike) -> FloatArray:
+    """Interpolate the probability of a centre, the last channel of an embedding.
+
+    Parameters
+    ----------
+    embedding, position
+        As for `look_up`.
+
+    Returns
+    -------
+    ndarray of float32, shape (n,)
+    """
+    places = embedding.to_index(np.reshape(np.asarray(position, dtype=float), (-1, 3)))
+    return interpolate(_by_point(embedding)[..., -1:], places)[:, 0]
 
 
 def _by_point(embedding: Volume) -> NDArray[Any]:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tomoloc.arrays import allocate, release
 from tomoloc.features.blended import BlendedRun
-from tomoloc.features.candidates import look_up
+from tomoloc.features.candidates import look_up, look_up_centers
 from tomoloc.features.dense import DenseRun
 from tomoloc.features.windows import WindowRun
 from tomoloc.nn.device import resolve_device
@@ -173,23 +173,42 @@ class LearnedFeatures:
         ValueError
             As of `embed`.
         """
+        return self.look_at(tomogram, position)[0]
+
+    def look_at(
+        self, tomogram: Tomogram, position: ArrayLike
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Do as `embed_at`, and tell the probability that a particle's centre is at each place.
+
+        It is 1 where the model does not tell.
+        """
         tomogram = self._fit(tomogram)
         places = np.reshape(np.asarray(position, dtype=float), (-1, 3))
         network = self._network
         if not isinstance(network, DenseNetwork | WindowEncoder):
-            return look_up(self.embed(tomogram), places, centers=False)
+            return look_up(self.embed(tomogram), places, centers=False), np.ones(len(places), "f4")
         if isinstance(network, WindowEncoder):
             parts = (self._embed_windows(network, tomogram, place) for place in places)
         else:
             crops = [_crop(network, tomogram, place) for place in places]
             if sum(math.prod(crop.shape) for crop in crops) >= tomogram.data.size:
-                return look_up(self.embed(tomogram), places)
+                return self._look_up(self.embed(tomogram), places)
             scale = robust_scale(tomogram.data)
             parts = (self._whole(*self._start(crop, scale)) for crop in crops)
-        found = [np.zeros((0, self.channels), dtype=np.float32)]
+        vectors, centers = [np.zeros((0, self.channels), "f4")], [np.zeros(0, "f4")]
         for part, place in zip(parts, places, strict=True):
-            found.append(look_up(part, place, centers=self.finds_centers))
-        return np.concatenate(found)
+            vector, center = self._look_up(part, place[None])
+            vectors.append(vector)
+            centers.append(center)
+        return np.concatenate(vectors), np.concatenate(centers)
+
+    def _look_up(
+        self, embedding: Volume, places: NDArray[np.floating[Any]]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        vectors = look_up(embedding, places, centers=self.finds_centers)
+        if not self.finds_centers:
+            return vectors, np.ones(len(places), dtype=np.float32)
+        return vectors, look_up_centers(embedding, places)
 
     @staticmethod
     def _embed_windows(

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 _LEAST = 0.2
 """Below this probability, nothing is picked by default."""
+_NOTHING_THERE = 0.05
+"""Probability of a centre below which an example is doubted."""
 _UNKNOWN = 0.5
 """Threshold for scores that are no probabilities."""
 
@@ -245,6 +247,11 @@ def embed_examples(
             )
     views = views or default_views(model)
     features = LearnedFeatures(model=model, device=device, views=views).with_vectors()
-    return Targets(
-        vectors=features.embed_at(tomogram, own.position), label=own.label, model=model.identity
-    )
+    vectors, center = features.look_at(tomogram, own.position)
+    for row in np.flatnonzero(center < _NOTHING_THERE):
+        logger.warning(
+            "example %d (%s): the network sees no particle there (probability %.2f); is it where it"
+            " should be, in the right units and tomogram?",
+            rows[row] + 1, np.asarray(own.label)[row], center[row],
+        )  # fmt: skip
+    return Targets(vectors=vectors, label=own.label, model=model.identity)
