@@ -113,6 +113,7 @@ def test_one_example(run, here):
     assert record["parameters"]["diameter"] == 120
     assert record["inputs"]["model"] == load_model("blobs").identity
     assert record["inputs"]["examples"] == {"lobes": 1}
+    assert record["inputs"]["views"] == 2
     assert 0.2 <= record["results"]["threshold"] <= 0.5
 
 

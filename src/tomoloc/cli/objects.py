@@ -16,6 +16,7 @@ from cyclopts import Parameter
 
 from tomoloc.cli.main import describe_error
 from tomoloc.cli.references import read_references
+from tomoloc.features.learned import default_views
 from tomoloc.io.checks import check_tomogram
 from tomoloc.io.stored import WHAT_TO_DO
 from tomoloc.io.targets import Targets, check_model, read_targets
@@ -158,7 +159,7 @@ def _read_model(name: str, words: Mapping[str, Any], _: Given) -> StoredModel:
     return open_model(words[name])
 
 
-def _describe_model(model: StoredModel, _: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_model(model: StoredModel, words: Mapping[str, Any]) -> dict[str, Any]:
     """Say which model it is, and what else of it decides about the picks."""
     if isinstance(model.network, AnyHeatNetwork):
         from tomoloc.pickers.centroid import Kinds
@@ -170,7 +171,10 @@ def _describe_model(model: StoredModel, _: Mapping[str, Any]) -> dict[str, Any]:
         classes = [kind.to_dict() for kind in read_kinds(model)]
         return {"model": model.identity, "classes": classes}
     calibration = Calibration.of(model.config).to_dict()
-    return {"model": model.identity, "calibration": calibration}
+    described: dict[str, Any] = {"model": model.identity, "calibration": calibration}
+    if "views" in words:
+        described["views"] = words["views"] or default_views(model)
+    return described
 
 
 def _read_targets(name: str, words: Mapping[str, Any], given: Given) -> Targets:
