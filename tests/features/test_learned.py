@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tomoloc.features.candidates import look_up
+from tomoloc.features.candidates import look_up, look_up_centers
 from tomoloc.features.dense import DenseRun
 from tomoloc.features.learned import LearnedFeatures, default_views
 from tomoloc.nn.encoder import DenseEncoder, HeatNetwork
@@ -242,11 +242,14 @@ def test_places_alone_are_what_the_whole_has_there(monkeypatch):
     tomogram = make_tomogram((61, 113, 90))
     index = np.array([[30.2, 51.7, 40.1], [0, 112, 89.4], [60.3, 1.2, -0.4], [59.8, 75, 41]])
     position = tomogram.to_position(index)
-    expected = look_up(features.embed(tomogram), position)
+    whole = features.embed(tomogram)
+    expected, centers = look_up(whole, position), look_up_centers(whole, position)
     monkeypatch.setattr(LearnedFeatures, "embed", lambda *_: pytest.fail("the whole"))
-    for place, vector in zip(position, expected, strict=True):
-        np.testing.assert_allclose(features.embed_at(tomogram, place), vector[None], atol=2e-3)
-    assert features.embed_at(tomogram, []).shape == (0, features.channels)
+    for row, place in enumerate(position):
+        found, center = features.embed_at(tomogram, place)
+        np.testing.assert_allclose(found, expected[[row]], atol=2e-3)
+        np.testing.assert_allclose(center, centers[[row]], atol=2e-3)
+    assert features.embed_at(tomogram, [])[0].shape == (0, features.channels)
 
 
 def test_many_places_are_looked_up_in_the_whole():
@@ -254,7 +257,7 @@ def test_many_places_are_looked_up_in_the_whole():
     tomogram = make_tomogram()
     position = tomogram.to_position(np.random.default_rng(3).uniform(0, tomogram.shape, (9, 3)))
     expected = look_up(features.embed(tomogram), position)
-    np.testing.assert_array_equal(features.embed_at(tomogram, position), expected)
+    np.testing.assert_array_equal(features.embed_at(tomogram, position)[0], expected)
 
 
 TURNS = [(0, 1), (0, 2), (1, 2)]
@@ -344,7 +347,7 @@ def test_places_alone_in_several_views(shape, views, monkeypatch):
     expected = look_up(features.embed(tomogram), position)
     monkeypatch.setattr(LearnedFeatures, "embed", lambda *_: pytest.fail("the whole"))
     for place, vector in zip(position, expected, strict=True):
-        np.testing.assert_allclose(features.embed_at(tomogram, place), vector[None], atol=3e-3)
+        np.testing.assert_allclose(features.embed_at(tomogram, place)[0], vector[None], atol=3e-3)
 
 
 def test_heat_is_averaged_and_windows_are_refused():

@@ -152,7 +152,9 @@ class LearnedFeatures:
         tomogram = self._fit(tomogram)
         return self._whole(*self._start(tomogram, robust_scale(tomogram.data)))
 
-    def embed_at(self, tomogram: Tomogram, position: ArrayLike) -> NDArray[np.float32]:
+    def embed_at(
+        self, tomogram: Tomogram, position: ArrayLike
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Embed some places of a tomogram whose protein is bright.
 
         Parameters
@@ -164,29 +166,22 @@ class LearnedFeatures:
 
         Returns
         -------
-        ndarray of float32, shape (n, channels)
+        vectors : ndarray of float32, shape (n, channels)
             What `look_up` finds in what `embed` gives. Where they are few, only what the network
             sees around them is computed.
+        center : ndarray of float32, shape (n,)
+            Probability that a particle's centre is there; 1 where the model does not tell.
 
         Raises
         ------
         ValueError
             As of `embed`.
         """
-        return self.look_at(tomogram, position)[0]
-
-    def look_at(
-        self, tomogram: Tomogram, position: ArrayLike
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Do as `embed_at`, and tell the probability that a particle's centre is at each place.
-
-        It is 1 where the model does not tell.
-        """
         tomogram = self._fit(tomogram)
         places = np.reshape(np.asarray(position, dtype=float), (-1, 3))
         network = self._network
         if not isinstance(network, DenseNetwork | WindowEncoder):
-            return look_up(self.embed(tomogram), places, centers=False), np.ones(len(places), "f4")
+            return self._look_up(self.embed(tomogram), places)
         if isinstance(network, WindowEncoder):
             parts = (self._embed_windows(network, tomogram, place) for place in places)
         else:

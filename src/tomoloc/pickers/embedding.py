@@ -247,7 +247,7 @@ def embed_examples(
             )
     views = views or default_views(model)
     features = LearnedFeatures(model=model, device=device, views=views).with_vectors()
-    vectors, center = features.look_at(tomogram, own.position)
+    vectors, center = features.embed_at(tomogram, own.position)
     for row in np.flatnonzero(center < _NOTHING_THERE):
         logger.warning(
             "example %d (%s): the network sees no particle there (probability %.2f); is it where it"
