@@ -77,8 +77,8 @@ def cluster(
     overwrite
         Replace results that were made with other parameters.
     """
+    from tomoloc.atomic import check_writable, remove_drafts
     from tomoloc.cli.runs import is_done
-    from tomoloc.io.atomic import check_writable, remove_drafts
     from tomoloc.progress import show_progress
 
     if min_score is None:
@@ -271,8 +271,8 @@ def _cluster(pool: _Pool, parameters: Mapping[str, Any]) -> Clusters:
 def _write_pictures(
     pool: _Pool, clusters: Clusters, parameters: Mapping[str, Any], output: Path, *, width: float
 ) -> None:
+    from tomoloc.atomic import writing
     from tomoloc.features.clusters import lay_out
-    from tomoloc.io.atomic import writing
     from tomoloc.report.clusters import draw_cluster, draw_map, draw_overview
 
     n_tomograms = len(pool.stored)
@@ -380,8 +380,8 @@ def _write(
     import tomli_w
 
     from tomoloc import __version__
+    from tomoloc.atomic import writing
     from tomoloc.cli.runs import peak_memory_gib
-    from tomoloc.io.atomic import writing
     from tomoloc.io.targets import Targets, write_targets
 
     head = {
@@ -417,7 +417,7 @@ def _write_table(
     """Write one tomogram's members, best first, and a record as a table of picks has it."""
     import tomli_w
 
-    from tomoloc.io.atomic import writing
+    from tomoloc.atomic import writing
     from tomoloc.io.tables import Frame, write_particles
 
     source = pool.stored[number].source

@@ -44,9 +44,9 @@ def denoise(
     overwrite
         Replace results that are there.
     """
+    from tomoloc.atomic import check_writable, writing
     from tomoloc.cli.runs import name_outputs, run_each
     from tomoloc.features.denoise import denoise as denoise_volume
-    from tomoloc.io.atomic import check_writable, writing
     from tomoloc.io.checks import check_tomogram
     from tomoloc.io.tomograms import read_tomogram, write_volume
     from tomoloc.progress import show_progress

@@ -72,8 +72,8 @@ def embed(
     overwrite
         Replace embeddings that were made with other parameters.
     """
+    from tomoloc.atomic import check_writable, remove_drafts
     from tomoloc.cli.runs import name_outputs, run_each
-    from tomoloc.io.atomic import check_writable, remove_drafts
     from tomoloc.progress import show_progress
 
     if not tomograms:
@@ -247,7 +247,7 @@ class _Run:
         import tomli_w
 
         from tomoloc import __version__
-        from tomoloc.io.atomic import writing
+        from tomoloc.atomic import writing
         from tomoloc.io.embeddings import EmbeddingSource, write_embedding
         from tomoloc.pickers.competition import Calibration
 

@@ -151,7 +151,7 @@ def _rename(particles: Particles, names: Mapping[str, str]) -> Particles:
 
 
 def _write_json(evaluation: Evaluation, path: Path) -> None:
-    from tomoloc.io.atomic import writing
+    from tomoloc.atomic import writing
 
     with writing(path) as draft:
         text = json_module.dumps(evaluation.to_dict(), ensure_ascii=False)

@@ -20,10 +20,10 @@ import numpy as np
 from cyclopts import App, Parameter
 
 from tomoloc import __version__
+from tomoloc.atomic import check_writable, writing
 from tomoloc.cli.objects import Given, find_reader, is_file_word, read_objects
 from tomoloc.cli.runs import is_done, name_outputs, peak_memory_gib, repeat_run, run_each
 from tomoloc.cli.scores import label_files, read_scores, score_files
-from tomoloc.io.atomic import check_writable, writing
 from tomoloc.io.checks import check_tomogram
 from tomoloc.io.star import check_text
 from tomoloc.io.stored import volume_name

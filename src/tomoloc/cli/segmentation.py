@@ -383,7 +383,7 @@ def _draw(
     found: np.ndarray, sample: Segmented, task: SegmentTask, folder: Path, report: Report
 ) -> None:
     """Show what the network takes the voxels of a tomogram for, and what they are."""
-    from tomoloc.io.atomic import writing
+    from tomoloc.atomic import writing
     from tomoloc.report.classes import draw_classes
     from tomoloc.types import Volume
 

@@ -63,7 +63,7 @@ def simulate(
     show_list : bool
         List the shipped recipes and stop.
     """
-    from tomoloc.io.atomic import check_writable, remove_drafts
+    from tomoloc.atomic import check_writable, remove_drafts
     from tomoloc.progress import progress, show_progress
     from tomoloc.simulate.recipe import read_recipe, recipe_to_mapping, shipped_recipes
     from tomoloc.simulate.scene import numbered_recipes

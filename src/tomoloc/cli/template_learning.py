@@ -79,7 +79,7 @@ def template_learning(
     """
     import tomli_w
 
-    from tomoloc.io.atomic import check_writable, writing
+    from tomoloc.atomic import check_writable, writing
     from tomoloc.simulate.recipe import read_recipe, recipe_to_mapping
 
     if not templates:

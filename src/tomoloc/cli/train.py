@@ -405,8 +405,8 @@ def _draw(
     spacing: float,
 ) -> None:
     """Show what is found in a tomogram at this step: right ones, wrong ones and missed ones."""
+    from tomoloc.atomic import writing
     from tomoloc.evaluate import match_particles
-    from tomoloc.io.atomic import writing
     from tomoloc.report.figures import draw_slices
     from tomoloc.types import Tomogram
 

@@ -163,7 +163,7 @@ def score_lines(report: Report) -> list[str]:
 
 def start_team(devices: int, device: str, output: Path) -> Team:
     """Start the processes that train together, and make sure that the first can write."""
-    from tomoloc.io.atomic import check_writable
+    from tomoloc.atomic import check_writable
     from tomoloc.nn.device import keep_memory, resolve_device
     from tomoloc.train.team import gather
 
@@ -219,7 +219,7 @@ def take_up(
         return
     import tomli_w
 
-    from tomoloc.io.atomic import writing
+    from tomoloc.atomic import writing
 
     path = own / "record.toml"
     if overwrite:

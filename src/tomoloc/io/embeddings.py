@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tomoloc.arrays import allocate
-from tomoloc.io.atomic import writing
+from tomoloc.atomic import writing
 from tomoloc.io.stored import decoding
 from tomoloc.types import Particles, Volume
 

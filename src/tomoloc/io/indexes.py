@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from tomoloc.arrays import allocate, release
-from tomoloc.io.atomic import check_writable, remove_drafts, writing
+from tomoloc.atomic import check_writable, remove_drafts, writing
 from tomoloc.io.embeddings import StoredEmbedding, read_embedding
 from tomoloc.io.frames import Frame
 from tomoloc.io.targets import check_model

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoloc.arrays import allocate
-from tomoloc.io.atomic import writing
+from tomoloc.atomic import writing
 from tomoloc.io.checks import measure
 from tomoloc.io.stored import StoredVolume, native, slabs
 from tomoloc.types import Volume

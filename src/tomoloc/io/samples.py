@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tomoloc.io.atomic import writing
+from tomoloc.atomic import writing
 from tomoloc.io.star import write_blocks
 from tomoloc.io.tables import Frame, read_particles, write_particles
 from tomoloc.io.tilts import list_tilt_series, read_tilt_series

@@ -17,7 +17,7 @@ from urllib.request import urlopen
 
 import numpy as np
 
-from tomoloc.io.atomic import writing
+from tomoloc.atomic import writing
 from tomoloc.io.stored import volume_name
 from tomoloc.io.tomograms import MRC_ENDINGS, read_volume
 from tomoloc.types import Structure, Volume

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tomoloc.io.atomic import writing
+from tomoloc.atomic import writing
 from tomoloc.io.frames import Frame, Given, ParticleTable
 from tomoloc.types import Particles
 

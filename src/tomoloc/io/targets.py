@@ -13,7 +13,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from tomoloc.io.atomic import writing
+from tomoloc.atomic import writing
 from tomoloc.types import FloatArray
 
 __all__ = ["Targets", "check_model", "read_targets", "write_targets"]

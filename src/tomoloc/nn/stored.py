@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
-import tempfile
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ import tomli_w
 import torch
 from torch import Tensor, nn
 
+from tomoloc.atomic import writing
 from tomoloc.nn.encoder import DenseEncoder, HeatNetwork
 from tomoloc.nn.monai import MonaiHeatNetwork
 from tomoloc.nn.unet import SegmentationNetwork
@@ -125,19 +124,15 @@ def save_model(folder: Path | str, model: StoredModel, *, half: bool = False) ->
     weights = {name: _packed(name, value, half) for name, value in network.state_dict().items()}
     if differing := _difference(weights, _expected(kind, config["settings"])):
         raise ValueError(f"the network cannot be stored ({differing}): save it before fuse()")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".writing-{folder.name}-", dir=folder.parent))
     try:
-        (draft / _CONFIG).write_text(tomli_w.dumps(config), encoding="utf-8")
-        (draft / _CARD).write_text(model.card, encoding="utf-8")
-        # safetensors would make a file for its owner alone
-        (draft / _WEIGHTS).write_bytes(safetensors.torch.save(weights))
-        draft.chmod(0o755)
-        _replace(draft, folder)
+        with writing(folder) as draft:
+            draft.mkdir()
+            (draft / _CONFIG).write_text(tomli_w.dumps(config), encoding="utf-8")
+            (draft / _CARD).write_text(model.card, encoding="utf-8")
+            # safetensors would make a file for its owner alone
+            (draft / _WEIGHTS).write_bytes(safetensors.torch.save(weights))
     except OSError as error:
         raise OSError(f"cannot write the model {folder}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def find_model(model: Path | str) -> Path:
@@ -274,14 +269,3 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         if not value.isfinite().all():
             raise ValueError(f"{path} is damaged: {name} is not finite")
     return weights
-
-
-def _replace(draft: Path, folder: Path) -> None:
-    """Put a finished folder in the place of another one, or of none."""
-    if not folder.exists():
-        draft.replace(folder)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".old-{folder.name}-", dir=folder.parent))
-    folder.replace(old / folder.name)
-    draft.replace(folder)
-    shutil.rmtree(old)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from tomoloc.io.atomic import writing
+from tomoloc.atomic import writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tomoloc.io.atomic import remove_drafts, writing
+from tomoloc.atomic import remove_drafts, writing
 
 __all__ = ["Average", "Log", "as_model", "read_checkpoint", "write_checkpoint"]
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import mkdtemp
+from secrets import token_hex
 
 try:
     import fcntl
@@ -19,6 +19,7 @@ __all__ = ["check_writable", "remove_drafts", "writing"]
 
 PREFIX = ".writing-"
 LOCK = ".lock"
+REPLACED = "replaced"
 ABANDONED = 24 * 3600.0
 """Seconds after which a draft whose writer could not lock it counts as left behind."""
 
@@ -58,10 +59,11 @@ def writing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
             f"{target} already exists; use a different name, delete it first, or allow overwriting"
         )
     check_writable(target.parent)
-    workplace, lock = None, None
+    # The name is known before the folder is there: Ctrl-C may come at any moment.
+    workplace, lock = target.parent / f"{PREFIX}{token_hex(6)}", None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        workplace = Path(mkdtemp(prefix=PREFIX, dir=target.parent))
+        workplace.mkdir(mode=0o700)
         lock = _lock(workplace)
         draft = workplace / "new" / target.name
         draft.parent.mkdir()
@@ -69,7 +71,7 @@ def writing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
         if target.is_dir() and not target.is_symlink():
             if not draft.is_dir():
                 raise IsADirectoryError(f"{target} is a folder; give the name of a file")
-            target.replace(workplace / "replaced")
+            target.replace(workplace / REPLACED)
         draft.replace(target)
     except OSError as error:
         # Of a full disk, Python says no name, else that of the draft, which is gone by now.
@@ -77,10 +79,20 @@ def writing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
             raise OSError(error.errno, error.strerror, str(target)) from error
         raise
     finally:
-        if workplace is not None:
-            shutil.rmtree(workplace, ignore_errors=True)
+        try:
+            _clear(workplace, target)
+        except BaseException:  # Ctrl-C, of which shutil may make an OSError
+            _clear(workplace, target)
+            raise
         if lock is not None:
             os.close(lock)
+
+
+def _clear(workplace: Path, target: Path) -> None:
+    old = workplace / REPLACED
+    if old.exists() and not target.exists():  # interrupted between one renaming and the next
+        old.replace(target)
+    shutil.rmtree(workplace, ignore_errors=True)
 
 
 def remove_drafts(folder: str | Path) -> list[Path]:

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from tomoloc.io import atomic
-from tomoloc.io.atomic import check_writable, remove_drafts, writing
+from tomoloc import atomic
+from tomoloc.atomic import check_writable, remove_drafts, writing
 
 
 def fail(path, error):
@@ -77,7 +77,7 @@ def test_where_nothing_can_be_written(tmp_path, monkeypatch):
 
 KILLED = """
 import os, signal, sys
-from tomoloc.io.atomic import writing
+from tomoloc.atomic import writing
 with writing(sys.argv[1]) as draft:
     draft.mkdir()
     (draft / "half").write_text("x")
@@ -120,3 +120,56 @@ def test_disks_without_locks_are_written_to_all_the_same(tmp_path, monkeypatch):
         assert remove_drafts(tmp_path) == []
     assert (tmp_path / "a.txt").read_text() == "x"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+class Interrupt:
+    """Ctrl-C at one of the moments at which Python looks for signals: in a call, or after it."""
+
+    def __init__(self, moment):
+        self.left = moment
+
+    def __call__(self, frame, event, _):
+        code = frame.f_code
+        known = code.co_filename.endswith(("atomic.py", "shutil.py", "pathlib.py", "contextlib.py"))
+        # Python swallows what is raised in a generator that is thrown away.
+        if known and event in ("call", "c_return") and code.co_name != "<genexpr>":
+            self.left -= 1
+            if self.left == 0:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+
+def write_interrupted(path, moment):
+    """Write a folder; tell whether the interrupt came before the end."""
+    sys.setprofile(Interrupt(moment))
+    try:
+        with writing(path) as draft:
+            draft.mkdir()
+            (draft / "a").touch()
+            (draft / "b").touch()
+    except (KeyboardInterrupt, OSError):  # shutil.rmtree may close a folder twice
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
+
+
+@pytest.mark.filterwarnings("ignore:unclosed scandir:ResourceWarning")
+@pytest.mark.parametrize("before", ["nothing", "an older folder"])
+def test_an_interrupt_at_any_moment_leaves_the_old_or_the_new(tmp_path, before):
+    moment, seen = 0, set()
+    while True:
+        moment += 1
+        path = tmp_path / str(moment) / "data"
+        if before == "an older folder":
+            path.mkdir(parents=True)
+            (path / "old").touch()
+        came = write_interrupted(path, moment)
+        left = sorted(str(x.relative_to(path.parent)) for x in path.parent.rglob("*"))
+        assert left in ([], ["data", "data/old"], ["data", "data/a", "data/b"]), moment
+        assert left or before == "nothing", moment
+        seen.add(len(left))
+        if not came:
+            break
+    assert moment > 50
+    assert seen == {0 if before == "nothing" else 2, 3}
