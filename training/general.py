@@ -2,7 +2,7 @@
 
 Scenes are simulated on the way, in groups that share their species: random complexes, each of them
 met in one group only, and, with --structures, those of a folder of files in turn with them. Of a
-group, one scene is sparse, one crowded, two are cell-like and one lies at the edge of the support
+group, one scene is sparse, one crowded, three are cell-like and one lies at the edge of the support
 film; each has optics and errors of its own.
 
 The same command, given again, goes on where a stopped or killed one was. A finished training is
@@ -34,7 +34,7 @@ logger = logging.getLogger("tomoloc.training")
 
 FOLDER = Path(__file__).with_name("general")
 ENDINGS = (".pdb", ".ent", ".cif", ".mmcif")
-PLAN = ("sparse", "crowded", "cell", "edge", "cell")
+PLAN = ("sparse", "crowded", "cell", "cell", "edge", "cell")
 """Scenes of one group."""
 POOL = 22
 """Species of one group, of which a scene has some."""
@@ -270,10 +270,9 @@ def run(given: argparse.Namespace) -> None:
         )
         save_model(given.output, model)
 
-    if given.start is None:
-        network = make_encoder(seed=given.seed, **content["network"])
-    else:
-        network = load_model(find_model(given.start)).network
+    network = make_encoder(seed=given.seed, **content["network"])
+    if given.start is not None:
+        network.grow_from(load_model(find_model(given.start)).network)
     train(
         network,
         Endless(groups, workers),

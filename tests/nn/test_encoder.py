@@ -137,6 +137,31 @@ def test_settings_make_the_same_network():
     torch.testing.assert_close(both(again, x), both(network, x))
 
 
+GROWN = {"widths": (4, 9, 10), "down": (1, 3, 1), "up": (2, 1), "head": 120}
+
+
+def test_a_grown_network_answers_as_the_smaller_one_until_it_is_trained():
+    small, x = make(head=96), torch.randn(1, 1, 16, 24, 32)
+    grown = make(seed=1, **GROWN)
+    assert not torch.allclose(both(grown, x), both(small, x), atol=0.1)
+    grown.grow_from(small)
+    torch.testing.assert_close(both(grown, x), both(small, x), atol=1e-6, rtol=1e-5)
+
+    optimizer = torch.optim.SGD(grown.train().parameters(), lr=0.1)
+    before = {name: value.clone() for name, value in grown.named_parameters()}
+    for _ in range(2):  # behind a normalisation that gives 0, only the second step has an effect
+        torch.cat(grown.encode(x), dim=1).pow(2).sum().backward()
+        optimizer.step()
+    changed = [bool((value != before[name]).any()) for name, value in grown.named_parameters()]
+    assert all(changed)
+
+
+def test_a_network_grows_from_smaller_ones_only():
+    for settings in ({"widths": (4, 5, 8)}, {"up": (1, 0)}, {"head": 5}):
+        with pytest.raises(ValueError, match="this network has no place for "):
+            make(**settings).grow_from(make(seed=1))
+
+
 def test_every_parameter_is_trained():
     network = make().train()
     with torch.autocast("cpu", torch.bfloat16):

@@ -216,6 +216,33 @@ class DenseNetwork(nn.Module):
         """Points of a level around a point that matter on the way back up to it."""
         return 2 * self.up[level]
 
+    def grow_from(self, smaller: DenseNetwork) -> None:
+        """Take the weights of a network with fewer blocks or channels, and answer as it does.
+
+        What this network has besides counts for nothing until it is trained: the last
+        normalisation of another block gives 0, and what is here already ignores other channels
+        (Chen, Goodfellow & Shlens 2016, arXiv:1511.05641).
+
+        Raises
+        ------
+        ValueError
+            If the other network is not smaller.
+        """
+        old, new = smaller.state_dict(), self.state_dict()  # whose tensors are the network's own
+        for name, value in old.items():
+            mine = new.get(name)
+            if mine is None or any(n > m for n, m in zip(value.shape, mine.shape, strict=True)):
+                raise ValueError(f"this network has no place for {name} of the other one")
+        for name, value in old.items():
+            mine = new[name]
+            if value.ndim > 1:  # (outputs, inputs, ...), the other way round on the way up
+                inputs = 0 if name.startswith("enlarge.") else 1
+                mine.narrow(1 - inputs, 0, value.shape[1 - inputs]).zero_()
+            mine[tuple(slice(n) for n in value.shape)] = value
+        for name in new.keys() - old.keys():
+            if name.endswith((".second.norm.weight", ".second.norm.bias")):
+                new[name].zero_()
+
     def fuse(self) -> Self:
         """Return a copy for inference, with the batch normalisations folded in."""
         fused = copy.deepcopy(self).eval()
