@@ -2,7 +2,8 @@
 
     python benchmarks/generalize.py --structures FOLDER [--model general|FOLDER]
         [--conditions NAME...] [--tomograms N] [--shots K...] [--template-matching N]
-        [--views N] [--noise-only] [--de-novo] [--cache FOLDER] [--json FILE] [--picture FILE]
+        [--views N] [--without PROTEIN...] [--noise-only] [--de-novo] [--cache FOLDER]
+        [--json FILE] [--picture FILE]
 
 Seven proteins in each simulated tomogram, each protein in one at least of every condition:
 
@@ -44,7 +45,7 @@ from unseen.machine import describe_machine
 from unseen.methods import Embedded, Found, cluster, find_with_template, open_model, random_model
 from unseen.scenes import CONDITIONS, Protein, Scenes, find_proteins
 from unseen.scores import draw_examples, match_clusters, score_detection, score_picks
-from unseen.tables import SIZES, Row, draw_picture, mean, print_table, summarize, where
+from unseen.tables import SIZES, Row, by_protein, draw_picture, mean, print_table, summarize, where
 
 DETECTED = 0.5
 """Probability of a centre from which on a place counts as a particle."""
@@ -105,7 +106,7 @@ def main() -> int:
         sys.exit(str(error))
     models = {"embedding": model}
     if not given.skip_random:
-        models["random weights"] = random_model(seed=given.seed, voxel_spacing=model.voxel_spacing)
+        models["random weights"] = random_model(model, seed=given.seed)
     proteins = find_proteins(given.structures, cache=given.cache)
     bench = Bench(
         scenes=Scenes(proteins=proteins, cache=given.cache, seed=given.seed),
@@ -135,7 +136,7 @@ def main() -> int:
             results["pooled"] += run_pooled(bench, condition, n)
         for number in range(min(n, given.template_matching)):
             results["template"] += compare_template(bench, condition, number, given)
-    report(results, given.conditions)
+    report(results, given.conditions, without=given.without)
     if given.noise_only:
         results["noise"] = count_in_noise(bench)
         report_noise(results["noise"])
@@ -174,6 +175,13 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--noise-only", action="store_true", help="count picks in empty ice, too")
     parser.add_argument("--skip-random", action="store_true", help="no untrained network beside")
     parser.add_argument("--de-novo", action="store_true", help="cluster without examples, too")
+    parser.add_argument(
+        "--without",
+        nargs="+",
+        default=[],
+        metavar="PROTEIN",
+        help="means by mass without these, too",
+    )
     parser.add_argument("--cache", type=Path, default=Path("build/unseen"), help="of scenes")
     parser.add_argument("--json", type=Path, help="all scores")
     parser.add_argument("--picture", type=Path, help="PNG of F1 against mass")
@@ -353,7 +361,9 @@ def count_in_noise(bench: Bench) -> list[Row]:
 # -------------------------------------------------------------------------------------- report
 
 
-def report(results: dict[str, list[Row]], conditions: Sequence[str]) -> None:
+def report(
+    results: dict[str, list[Row]], conditions: Sequence[str], *, without: Sequence[str] = ()
+) -> None:
     picks = results["picks"]
     several = len({row["shots"] for row in picks}) > 1
     head = [
@@ -370,6 +380,14 @@ def report(results: dict[str, list[Row]], conditions: Sequence[str]) -> None:
     few = where(picks, shots=min((row["shots"] for row in picks), default=1))
     head = ["condition", "method", *(f"{low:.0f}-{high:.0f} kDa" for low, high in (*SIZES, LARGE))]
     print_table(head, size_lines(few, conditions))
+    if without:
+        print(f"The same without {' and '.join(without)}\n")
+        kept = [row for row in few if row["label"] not in without]
+        print_table(head, size_lines(kept, conditions))
+    print(
+        "Each protein, one example, the worst first (F1 at the default / at the best threshold)\n"
+    )
+    print_table(["protein", "kDa", *conditions], protein_lines(few, conditions))
     print(f"Detection whatever the label, at a probability of {DETECTED} and at the best one\n")
     head = ["condition", "method", "F1", "goal", "best F1", "precision", "recall"]
     print_table(head, detection_lines(results["detection"], conditions))
@@ -417,6 +435,17 @@ def size_lines(rows: Sequence[Row], conditions: Sequence[str]) -> Iterator[list[
             s = summarize(part) if part else None
             cells.append(f"{s['f1']:.3f} / {s['best_f1']:.3f}" if s else "-")
         yield [condition, method, *cells]
+
+
+def protein_lines(rows: Sequence[Row], conditions: Sequence[str]) -> Iterator[list[Any]]:
+    own = where(rows, method="embedding")
+    proteins = sorted(by_protein(own), key=lambda row: float(row["f1"]))
+    for protein in proteins:
+        cells = []
+        for condition in conditions:
+            part = by_protein(where(own, label=protein["label"], condition=condition))
+            cells += [f"{row['f1']:.2f} / {row['best_f1']:.2f}" for row in part] or ["-"]
+        yield [protein["label"], f"{protein['mass_kda']:.0f}", *cells]
 
 
 def detection_lines(rows: Sequence[Row], conditions: Sequence[str]) -> Iterator[list[Any]]:

@@ -18,7 +18,6 @@ from tomoloc.features.candidates import Candidates, find_candidates, look_up
 from tomoloc.features.learned import LearnedFeatures
 from tomoloc.io.targets import Targets
 from tomoloc.localize import EDGE_COLUMN
-from tomoloc.nn.encoder import DenseEncoder
 from tomoloc.nn.stored import StoredModel, find_model, load_model
 from tomoloc.pickers.competition import Calibration
 from tomoloc.pickers.embedding import EmbeddingPicker
@@ -47,12 +46,11 @@ def open_model(model: str) -> StoredModel:
     return load_model(find_model(model))
 
 
-def random_model(*, seed: int, voxel_spacing: float) -> StoredModel:
+def random_model(model: StoredModel, *, seed: int) -> StoredModel:
     """The same network before any training."""
     torch.manual_seed(seed)
-    return StoredModel(
-        network=DenseEncoder().eval(), voxel_spacing=voxel_spacing, name=f"random-{seed}"
-    )
+    network = type(model.network)(**model.network.settings).eval()
+    return StoredModel(network=network, voxel_spacing=model.voxel_spacing, name=f"random-{seed}")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -130,7 +130,7 @@ def test_recipes_can_be_read(general, name):
     settings = read_settings(content["training"])
     assert settings.samples_at(settings.steps) > 1000
     network = make_encoder(seed=0, **content["network"])
-    assert 4 * sum(p.numel() for p in network.parameters()) < 12e6
+    assert 2 * sum(p.numel() for p in network.parameters()) < 12e6  # release.py rounds to 16 bits
 
 
 def test_a_folder_without_structures_is_an_error(general, tmp_path):
