@@ -21,14 +21,12 @@ from general import FOLDER, NEVER_TRAINED_ON, Groups
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from tomoloc.evaluate import match_particles
-from tomoloc.features.candidates import find_candidates
 from tomoloc.features.learned import RANGES, LearnedFeatures, default_views
 from tomoloc.nn.int8 import measure_ranges
 from tomoloc.nn.stored import StoredModel, load_model, save_model
-from tomoloc.pickers.calibration import calibrate
+from tomoloc.pickers.calibration import calibrate, label_candidates
 from tomoloc.train.frames import frame
-from tomoloc.types import Particles, Sample
+from tomoloc.types import Sample
 
 FIRST_COMPLEX = NEVER_TRAINED_ON + 5_000_000
 """Others than those of validation while training."""
@@ -36,8 +34,6 @@ RANGE_GROUPS = 2
 SHIFT_GROUPS = 4
 SHIFTS = np.linspace(-2.5, 2.5, 51)
 """Of the logit of a centre."""
-RADIUS = 50.0
-"""Å within which a candidate is a particle."""
 
 
 def make_samples(groups: int, seed: int) -> Iterator[Sample]:
@@ -54,13 +50,10 @@ def measure_shift(model: StoredModel, samples: Iterable[Sample], *, device: str)
     features = LearnedFeatures(model=model, device=device, views=default_views(model))
     f1 = []
     for sample in samples:
-        bright = sample.tomogram.with_data(-np.asarray(sample.tomogram.data, dtype=np.float32))
-        found = find_candidates(features.embed(bright), centers=True).particles
-        truth = Particles(position=sample.particles.position, label=found.label[0])
-        right = np.zeros(len(found))
-        right[match_particles(found, truth, radius=RADIUS).pairs[:, 0]] = 1
-        chosen = np.asarray(found.score) > expit(SHIFTS)[:, None]
-        f1.append(2 * (chosen @ right) / (chosen.sum(axis=1) + len(truth)))
+        _, center, label = label_candidates(features, sample)
+        chosen = center > expit(SHIFTS)[:, None]
+        right = (chosen & (label != "")).sum(axis=1)
+        f1.append(2 * right / (chosen.sum(axis=1) + len(sample.particles)))
     return float(-SHIFTS[np.mean(f1, axis=0).argmax()])
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tomoloc.evaluate import match_particles
 from tomoloc.features.candidates import find_candidates
 from tomoloc.features.learned import LearnedFeatures, default_views
 from tomoloc.nn.stored import StoredModel
 from tomoloc.pickers.competition import Calibration, fit_calibration
-from tomoloc.types import Particles, Sample
+from tomoloc.types import FloatArray, Particles, Sample
 
-__all__ = ["calibrate"]
+__all__ = ["calibrate", "label_candidates"]
 
 _RADIUS = 50.0  # Å within which a candidate is a particle
 
@@ -44,19 +45,38 @@ def calibrate(
         If no sample has several particles of several labels.
     """
     features = LearnedFeatures(model=model, device=device, views=default_views(model))
-    tomograms = []
-    for sample in samples:
-        tomogram, truth = sample.tomogram, sample.particles
-        bright = tomogram.with_data(-np.asarray(tomogram.data, dtype=np.float32))
-        found = find_candidates(features.embed(bright), centers=True)
-        # Anything may be at a place: labels are looked at afterwards.
-        places, anything = (
-            Particles(position=table.position, label="particle", score=table.score)
-            for table in (found.particles, truth)
-        )
-        pairs = match_particles(places, anything, radius=_RADIUS).pairs
-        label = np.full(len(found), "", dtype=object)
-        label[pairs[:, 0]] = np.asarray(truth.label, dtype=object)[pairs[:, 1]]
-        center = np.asarray(found.particles.score)
-        tomograms.append((found.vectors, center, label.astype(str)))
-    return fit_calibration(tomograms, seed=seed)
+    return fit_calibration([label_candidates(features, one) for one in samples], seed=seed)
+
+
+def label_candidates(
+    features: LearnedFeatures, sample: Sample
+) -> tuple[NDArray[np.float32], FloatArray, NDArray[np.str_]]:
+    """Tell what the candidates of a sample are, one to one within 50 Å.
+
+    Parameters
+    ----------
+    features : LearnedFeatures
+        Of a model that finds centres.
+    sample : Sample
+        Protein dark.
+
+    Returns
+    -------
+    vectors : ndarray of float32, shape (n, channels)
+    center : ndarray, shape (n,)
+        Probability that a particle's centre is there.
+    label : ndarray of str, shape (n,)
+        Empty where there is no particle.
+    """
+    tomogram, truth = sample.tomogram, sample.particles
+    bright = tomogram.with_data(-np.asarray(tomogram.data, dtype=np.float32))
+    found = find_candidates(features.embed(bright), centers=True)
+    # Anything may be at a place: labels are looked at afterwards.
+    places, anything = (
+        Particles(position=table.position, label="particle", score=table.score)
+        for table in (found.particles, truth)
+    )
+    pairs = match_particles(places, anything, radius=_RADIUS).pairs
+    label = np.full(len(found), "", dtype=object)
+    label[pairs[:, 0]] = np.asarray(truth.label, dtype=object)[pairs[:, 1]]
+    return found.vectors, np.asarray(found.particles.score), label.astype(str)
