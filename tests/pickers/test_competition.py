@@ -39,6 +39,10 @@ def pick_one_each(label, wanted, rng):
     return [rng.choice(np.flatnonzero(label == name)) for name in wanted]
 
 
+def pick_some_each(label, wanted, number, rng):
+    return [rng.choice(np.flatnonzero(label == name), number, replace=False) for name in wanted]
+
+
 def test_finds_members_and_leaves_rivals_and_background(calibration):
     rng = np.random.default_rng(2)
     vectors, center, label = make_tomogram(rng)
@@ -53,14 +57,14 @@ def test_finds_members_and_leaves_rivals_and_background(calibration):
         assert (found & (label != name)).sum() <= 2
 
 
+@pytest.mark.parametrize("shots", [1, 5])
 @pytest.mark.parametrize("background", [100, 2000])
-def test_probabilities_are_frequencies_however_many_particles_there_are(calibration, background):
+def test_probabilities_are_frequencies_however_many_there_are(calibration, background, shots):
     rng = np.random.default_rng(8)
     expected = right = count = 0.0
     for _ in range(12):
         vectors, center, label = make_tomogram(rng, background=background, spread=0.12)
-        rows = pick_one_each(label, ["p0", "p1"], rng)
-        examples = [vectors[[r]] for r in rows]
+        examples = [vectors[rows] for rows in pick_some_each(label, ["p0", "p1"], shots, rng)]
         p = compete(vectors, center, examples=examples, calibration=calibration)
         named = np.array(["p0", "p1"])[p.argmax(axis=1)] == label
         some = p.max(axis=1) > 0.3

@@ -36,8 +36,10 @@ _OWN = 3.0
 """By how much, in the logarithm of the distance, a label's own kind is no rival."""
 _PRIOR_STRENGTH = 20.0
 """How many candidates the share of particles known from calibration counts as."""
-_FEWEST = 4
-"""Particles of a label that calibration makes use of."""
+_EXAMPLES = (1, 2, 3, 5)
+"""Of each label, with which calibration looks for it in turn."""
+_FEWEST = 3
+"""Particles of a label that calibration makes use of, beside the examples."""
 _CLOSEST = 1e-4
 """Vectors that differ by less are one."""
 
@@ -152,7 +154,7 @@ def fit_calibration(
     seed : int
         Chooses examples.
     targets : int
-        Labels that are looked for in one tomogram, with one example each.
+        Labels that are looked for in one tomogram, with one example each, then with several.
 
     Returns
     -------
@@ -171,9 +173,9 @@ def fit_calibration(
         rng = np.random.default_rng([seed, number])
         seen = _Candidates.of(vectors, center, spread=spread)
         for rows in _draw_examples(np.asarray(label), targets, rng):
-            names = np.asarray(label)[rows]
-            x, best = seen.observe([seen.vectors[[row]] for row in rows])
-            others = np.setdiff1d(np.arange(len(best)), rows)
+            names = np.array([np.asarray(label)[own[0]] for own in rows])
+            x, best = seen.observe([seen.vectors[own] for own in rows])
+            others = np.setdiff1d(np.arange(len(best)), np.concatenate(rows))
             observed.append(x[others])
             right.append((np.asarray(label) == names[best])[others])
     x, y = np.concatenate(observed or [np.zeros((0, 4))]), np.concatenate(right or [np.zeros(0)])
@@ -247,7 +249,7 @@ def _measure_spread(tomograms: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]])
     away = []
     for vectors, _, label in tomograms:
         names, counts = np.unique(np.asarray(label), return_counts=True)
-        for name in names[(counts >= _FEWEST) & (names != "")]:
+        for name in names[(counts > _FEWEST) & (names != "")]:
             own = np.asarray(vectors, dtype=np.float64)[np.asarray(label) == name]
             away.append(np.median(1 - own @ mean_direction(own)))
     return float(np.median(away)) if away else 0.0
@@ -255,14 +257,15 @@ def _measure_spread(tomograms: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]])
 
 def _draw_examples(
     label: NDArray[np.str_], targets: int, rng: np.random.Generator
-) -> list[NDArray[np.intp]]:
-    """Draw one row of each of some labels that have at least four, so that all take their turn."""
+) -> list[list[NDArray[np.intp]]]:
+    """Draw rows of one example of each of some labels, then of several, so that all take turns."""
     names, counts = np.unique(label, return_counts=True)
-    names = rng.permutation(names[(counts >= _FEWEST) & (names != "")])
-    return [
-        np.array([rng.choice(np.flatnonzero(label == name)) for name in names[i : i + targets]])
-        for i in range(0, len(names), targets)
-    ]
+    drawn = []
+    for each in _EXAMPLES:
+        many = rng.permutation(names[(counts >= each + _FEWEST) & (names != "")])
+        rows = [rng.choice(np.flatnonzero(label == name), each, replace=False) for name in many]
+        drawn += [rows[i : i + targets] for i in range(0, len(rows), targets)]
+    return drawn
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
