@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tomoloc.features.kinds import find_kinds
+from tomoloc.features.kinds import find_kinds, name_kinds
 
 CHANNELS = 16
 
@@ -46,6 +46,34 @@ def test_one_kind_is_one_however_many(rng, n, dimensions):
     kinds = find_kinds(_unit(np.eye(CHANNELS)[-1] + noise), spread=0.02)
     assert len(kinds) == 1
     assert kinds.count[0] > 0.95 * n
+
+
+def test_names_have_components_of_their_own_beside_the_other_kinds(rng):
+    vectors, truth, centers = _plant(rng, (40, 30, 25), noise=0.05)
+    examples = vectors[[0, 40]]
+    given = {"examples": examples, "start": examples}
+    kinds, sure = find_kinds(vectors), np.ones(len(vectors))
+    named = name_kinds(kinds, vectors, sure, hold=np.array([2.0, 2.0]), **given)
+    assert len(named) == 3
+    before = 1 - (examples * centers[:2]).sum(axis=1)
+    assert (1 - (named.centers * centers).sum(axis=1) < 0.3 * before.min()).all()
+    np.testing.assert_allclose(named.count, [40, 30, 25], atol=1)
+    assert (named.membership(vectors).argmax(axis=1) == truth).all()
+    held = name_kinds(kinds, vectors, sure, hold=np.array([1e9, 1e9]), **given)
+    np.testing.assert_allclose(held.centers[:2], examples, atol=1e-6)
+
+
+def test_an_example_of_what_is_no_kind_has_its_component_nevertheless(rng):
+    vectors, *_ = _plant(rng, (40,), noise=0.05, background=5)
+    strange, sure = _unit(rng.normal(size=(1, CHANNELS))), np.ones(45)
+    given = {"examples": strange, "start": strange, "hold": np.array([2.0])}
+    kinds = find_kinds(vectors)
+    named = name_kinds(kinds, vectors, sure, **given)
+    assert len(named) == len(kinds) + 1
+    assert named.centers[0] @ strange[0] > 0.95
+    assert named.centers[1] @ kinds.centers[0] > 0.999
+    alone = name_kinds(find_kinds(vectors[:0]), vectors[:0], sure[:0], **given)
+    np.testing.assert_allclose(alone.centers, strange)
 
 
 def test_candidates_that_count_little_make_no_kind(rng):

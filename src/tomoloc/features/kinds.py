@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 
-__all__ = ["Kinds", "find_kinds", "unit"]
+__all__ = ["Kinds", "find_kinds", "name_kinds", "own_kinds", "unit"]
 
 Floats = NDArray[np.float64]
 T = TypeVar("T", bound=np.floating)
@@ -27,7 +27,7 @@ _FIELD, _SEEDS = 20_000, 5_000
 """Candidates that make the density, and that climb it: as many at most, drawn at random."""
 _BLOCK = 256
 """Candidates that climb together."""
-_CLIMBS, _ROUNDS = 15, 15
+_CLIMBS, _ROUNDS, _NAMED_ROUNDS = 15, 15, 2
 _STILL = 1e-6
 """1 - cosine below which nothing climbs any more."""
 _MERGE = 0.7
@@ -40,6 +40,8 @@ _FAR, _ELSEWHERE = 6.7, 10.0
 """Background is as likely as a component of so many candidates at such a distance."""
 _LEAST = 1e-4
 """1 - cosine of what counts as one place."""
+_FEWEST = 8.0
+"""Candidates that a named kind starts with at least."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -118,12 +120,79 @@ def find_kinds(
     spread = spread or _guess_spread(v[weight >= _CLEAR])
     peaks = _find_peaks(v, weight, bandwidth=bandwidth * spread)
     kinds = Kinds(centers=peaks, count=np.full(len(peaks), weight.sum()), spread=spread)
-    for _ in range(_ROUNDS if len(peaks) else 0):
-        share = kinds.membership(v) * weight[:, None]
+    return _settle(kinds, v, weight, rounds=_ROUNDS)
+
+
+def name_kinds(
+    kinds: Kinds,
+    vectors: ArrayLike,
+    certainty: ArrayLike,
+    *,
+    examples: Floats,
+    hold: Floats,
+    start: Floats,
+) -> Kinds:
+    """Give names to kinds: each name has a component of its own, which its examples hold.
+
+    Parameters
+    ----------
+    kinds : Kinds
+        Found among the candidates without names.
+    vectors, certainty : array_like
+        Of the candidates, as for `find_kinds`.
+    examples : ndarray, shape (m, channels)
+        A unit vector for each name.
+    hold : ndarray, shape (m,)
+        How many candidates these count as.
+    start : ndarray, shape (m, channels)
+        Unit vectors where the components start.
+
+    Returns
+    -------
+    Kinds
+        The m with a name first, then those that no example is of.
+    """
+    owned = own_kinds(kinds, examples)
+    free = owned.max(axis=0, initial=0) < 0.5
+    count = np.maximum((owned * ~free) @ kinds.count, _FEWEST)
+    named = Kinds(
+        centers=np.concatenate([start, kinds.centers[free]]),
+        count=np.concatenate([count, kinds.count[free]]),
+        spread=kinds.spread,
+    )
+    v, weight = np.asarray(vectors, np.float64), np.asarray(certainty, np.float64)
+    return _settle(named, v, weight, rounds=_NAMED_ROUNDS, pull=hold[:, None] * examples)
+
+
+def own_kinds(kinds: Kinds, examples: ArrayLike) -> Floats:
+    """Probability that each example is of each kind, which has one name at most.
+
+    Parameters
+    ----------
+    kinds : Kinds
+    examples : array_like, shape (m, channels)
+        A unit vector for each name.
+
+    Returns
+    -------
+    ndarray, shape (m, k)
+    """
+    chance = kinds.membership(examples)
+    return np.asarray(chance / np.maximum(chance.sum(axis=0), 1))
+
+
+def _settle(
+    kinds: Kinds, vectors: Floats, weight: Floats, *, rounds: int, pull: Floats | None = None
+) -> Kinds:
+    """Let components and candidates settle; something may pull at the first components, too."""
+    for _ in range(rounds if len(kinds) else 0):
+        share = kinds.membership(vectors) * weight[:, None]
         # Far members say little of where the centre is, as in a mixture of t distributions.
-        pull = share / (_CORE + _away(v, kinds.centers) / spread)
-        moved = unit(pull.T @ v + _LEAST * kinds.centers)
-        kinds = Kinds(centers=moved, count=share.sum(axis=0), spread=spread)
+        near = share / (_CORE + _away(vectors, kinds.centers) / kinds.spread)
+        moved = near.T @ vectors + _LEAST * kinds.centers
+        if pull is not None:
+            moved[: len(pull)] += pull
+        kinds = Kinds(centers=unit(moved), count=share.sum(axis=0), spread=kinds.spread)
     return kinds
 
 

@@ -1,8 +1,8 @@
 """Which label each candidate is of, if any: all labels compete, and scores are probabilities.
 
 One example of a label is one view of it. The candidates of a tomogram show what kinds there are,
-with a name or without (`tomoloc.features.kinds`); the target of a label moves from its examples
-towards the kind that they are of. How alike a candidate and its best target are, how alike it and
+with a name or without (`tomoloc.features.kinds`); the target of a label is the centre of a kind of
+its own, which its examples hold. How alike a candidate and its best target are, how alike it and
 the nearest rival are, another label or a kind without a name, whether both are of one kind, and
 how much the candidate looks like a centre, together give the odds that it is of that label, as
 measured on simulated tomograms of other molecules (`Calibration`). How many particles there are
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
-from tomoloc.features.kinds import Kinds, find_kinds, unit
+from tomoloc.features.kinds import Kinds, find_kinds, name_kinds, own_kinds, unit
 
 __all__ = ["Calibration", "adapt_share", "best_threshold", "compete", "fit_calibration"]
 __all__ += ["mean_direction"]
@@ -31,9 +31,11 @@ _BANDWIDTHS = (0.4, 0.55, 0.75, 1.0)
 _CENTER = 0.4
 """Probability of a centre from which on a candidate counts fully."""
 _PULL = 2.0
-"""How many examples the kind that they are of counts as."""
-_OWN = 3.0
-"""By how much, in the logarithm of the distance, a label's own kind is no rival."""
+"""How many examples the kind that they are of counts as, where its target starts."""
+_HOLD = 2.0
+"""How many particles an example counts as, when a target settles among those of its kind."""
+_FIXED = 1e9
+"""The same for a target that shall not move."""
 _PRIOR_STRENGTH = 20.0
 """How many candidates the share of particles known from calibration counts as."""
 _EXAMPLES = (1, 2, 3, 5)
@@ -60,12 +62,12 @@ class Calibration:
         How far vectors lie from the mean of their kind, as 1 - cosine; 0 where that is not known.
     """
 
-    unlike: float = -0.87
-    unlike_rival: float = 0.46
-    same: float = 0.3
-    center: float = 0.98
-    intercept: float = -2.6
-    share: float = 0.15
+    unlike: float = -1.06
+    unlike_rival: float = 0.54
+    same: float = 0.23
+    center: float = 0.99
+    intercept: float = -3.2
+    share: float = 0.16
     spread: float = 0.0
 
     @classmethod
@@ -274,6 +276,7 @@ class _Candidates:
 
     vectors: Floats
     center: Floats
+    sure: Floats
     kinds: Sequence[Kinds]
 
     @classmethod
@@ -282,7 +285,7 @@ class _Candidates:
         c = np.clip(np.asarray(center, dtype=np.float64), 1e-3, 1 - 1e-3)
         sure = np.minimum(c / _CENTER, 1)
         kinds = [find_kinds(v, sure, spread=spread, bandwidth=width) for width in _BANDWIDTHS]
-        return cls(vectors=v, center=c, kinds=kinds)
+        return cls(vectors=v, center=c, sure=sure, kinds=kinds)
 
     def observe(
         self, examples: Sequence[ArrayLike], *, refine: bool = True
@@ -292,30 +295,31 @@ class _Candidates:
         if not arrays or any(len(group) == 0 for group in arrays):
             raise ValueError("each label needs at least one example")
         targets = np.stack([mean_direction(group) for group in arrays])
-        owners = [_owners(kinds, targets) for kinds in self.kinds]
-        if refine:
-            pairs = zip(owners, self.kinds, strict=True)
-            pull = np.mean([own @ kinds.centers for own, kinds in pairs], axis=0)
-            targets = unit(targets + _PULL * pull)
-        similarity = self.vectors @ targets.T
+        start = self._approach(targets) if refine else targets
+        hold = np.array([_HOLD * len(group) if refine else _FIXED for group in arrays])
+        named = [
+            name_kinds(kinds, self.vectors, self.sure, examples=targets, hold=hold, start=start)
+            for kinds in self.kinds
+        ]
+        n = len(targets)
+        similarity = self.vectors @ unit(np.sum([kinds.centers[:n] for kinds in named], axis=0)).T
         best = similarity.argmax(axis=1)
         rows = np.arange(len(best))
         first = similarity[rows, best]
         similarity[rows, best] = -1
         second = _log_unlike(similarity.max(axis=1))
         rival, same = np.zeros((2, len(best)))
-        for own, kinds in zip(owners, self.kinds, strict=True):
-            unnamed = _log_unlike(self.vectors @ kinds.centers.T) + _OWN * own[best]
-            rival += unnamed.min(axis=1, initial=np.inf).clip(max=second) / len(owners)
-            same += (kinds.membership(self.vectors) * own[best]).sum(axis=1) / len(owners)
+        for kinds in named:
+            unnamed = _log_unlike(self.vectors @ kinds.centers[n:].T)
+            rival += unnamed.min(axis=1, initial=np.inf).clip(max=second) / len(named)
+            same += kinds.membership(self.vectors)[rows, best] / len(named)
         x = [_log_unlike(first), rival, np.log((same + 0.01) / (1.01 - same)), logit(self.center)]
         return np.column_stack(x), best
 
-
-def _owners(kinds: Kinds, targets: Floats) -> Floats:
-    """Probability that a label is each kind, which has one name at most; shape (label, k)."""
-    chance = kinds.membership(targets)
-    return np.asarray(chance / np.maximum(chance.sum(axis=0), 1))
+    def _approach(self, targets: Floats) -> Floats:
+        """Move targets towards the kinds that they are of, each of which has one name at most."""
+        pull = [own_kinds(kinds, targets) @ kinds.centers for kinds in self.kinds]
+        return unit(targets + _PULL * np.mean(pull, axis=0))
 
 
 def _log_unlike(similarity: Floats) -> Floats:
