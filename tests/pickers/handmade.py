@@ -45,7 +45,7 @@ def make_blob_model(*, blurs: int = 4, height: float = 0.2, steepness: float = 4
         network=network.eval(),
         voxel_spacing=10.0,
         name="blobs",
-        config={"calibration": Calibration(spread=0.02).to_dict()},
+        config={"calibration": Calibration(intercept=-2.0, spread=0.02).to_dict()},
     )
 
 
