@@ -117,6 +117,16 @@ def test_one_example(run, here):
     assert 0.2 <= record["results"]["threshold"] <= 0.5
 
 
+def test_picks_of_another_method_are_kept(run, here, capsys):
+    assert run(f"TS_1.mrc -o out {ONE}")[0] == 0
+    before = Path("out/TS_1.star").read_bytes()
+    capsys.readouterr()
+    assert main(["pick", "unsupervised", "TS_1.mrc", "-o", "out", "--device", "cpu"]) == 2
+    log = capsys.readouterr().err
+    assert "was made otherwise (method 'embedding', now 'unsupervised'); choose another" in log
+    assert Path("out/TS_1.star").read_bytes() == before
+
+
 def test_views_are_for_examples_and_tomograms(run, monkeypatch):
     made = []
 

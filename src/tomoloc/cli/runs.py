@@ -161,6 +161,8 @@ def is_done(
     made |= {name: record["inputs"].get(name) for name in inputs}
     wanted = {"method": method, **parameters, **inputs}
     other = [name for name in {**made, **wanted} if made.get(name) != wanted.get(name)]
+    if "method" in other:
+        other = ["method"]  # whose parameters have other names, too
     if not other:
         _check_older(inputs, path, what=f"{table}; {what_to_do}")
         logger.info("%s is there already and was kept (--overwrite makes it anew)", table)
