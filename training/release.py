@@ -30,8 +30,8 @@ from tomoloc.types import Sample
 
 FIRST_COMPLEX = NEVER_TRAINED_ON + 5_000_000
 """Others than those of validation while training."""
-RANGE_GROUPS = 2
-SHIFT_GROUPS = 4
+RANGE_SAMPLES, SHIFT_SAMPLES = 8, 16
+"""How many of the samples the ranges and the shift are measured on."""
 SHIFTS = np.linspace(-2.5, 2.5, 51)
 """Of the logit of a centre."""
 
@@ -74,13 +74,14 @@ def main() -> None:
     model = replace(load_model(given.model), card=(FOLDER / "card.md").read_text("utf-8"))
     save_model(given.output, model, half=True)
     model = load_model(given.output)
-    ranges = measure_ranges(model.network, map(_frame, make_samples(RANGE_GROUPS, given.seed)))
+    samples = list(make_samples(given.groups, given.seed))
+    ranges = measure_ranges(model.network, map(_frame, samples[:RANGE_SAMPLES]))
     model = replace(model, config={**model.config, RANGES: ranges})
-    shift = measure_shift(model, make_samples(SHIFT_GROUPS, given.seed), device=given.device)
+    shift = measure_shift(model, samples[:SHIFT_SAMPLES], device=given.device)
     model.network.heads.bias.data[-1] += shift
     save_model(given.output, model, half=True)
     model = load_model(given.output)
-    found = calibrate(model, make_samples(given.groups, given.seed), device=given.device)
+    found = calibrate(model, samples, device=given.device)
     rounded = {name: round(value, 4) for name, value in found.to_dict().items()}
     config = {**model.config, "calibration": rounded}
     save_model(given.output, replace(model, config=config), half=True)

@@ -37,20 +37,16 @@ def calibration():
     return fit_calibration([make_tomogram(rng) for _ in range(4)], seed=1)
 
 
-def pick_one_each(label, wanted, rng):
-    return [rng.choice(np.flatnonzero(label == name)) for name in wanted]
-
-
-def pick_some_each(label, wanted, number, rng):
-    return [rng.choice(np.flatnonzero(label == name), number, replace=False) for name in wanted]
+def pick_examples(vectors, label, wanted, rng, *, shots=1):
+    return [vectors[rng.choice(np.flatnonzero(label == n), shots, replace=False)] for n in wanted]
 
 
 def test_finds_members_and_leaves_rivals_and_background(calibration):
     rng = np.random.default_rng(2)
     vectors, center, label = make_tomogram(rng)
     wanted = ["p3", "p7", "p1"]
-    rows = pick_one_each(label, wanted, rng)
-    p = compete(vectors, center, examples=[vectors[[r]] for r in rows], calibration=calibration)
+    examples = pick_examples(vectors, label, wanted, rng)
+    p = compete(vectors, center, examples=examples, calibration=calibration)
     assert p.shape == (len(vectors), 3)
     assert ((p > 0).sum(axis=1) <= 1).all()
     for column, name in enumerate(wanted):
@@ -66,7 +62,7 @@ def test_probabilities_are_frequencies_however_many_there_are(calibration, backg
     expected = right = count = 0.0
     for _ in range(12):
         vectors, center, label = make_tomogram(rng, background=background, spread=0.12)
-        examples = [vectors[rows] for rows in pick_some_each(label, ["p0", "p1"], shots, rng)]
+        examples = pick_examples(vectors, label, ["p0", "p1"], rng, shots=shots)
         p = compete(vectors, center, examples=examples, calibration=calibration)
         named = np.array(["p0", "p1"])[p.argmax(axis=1)] == label
         some = p.max(axis=1) > 0.3
@@ -133,7 +129,7 @@ def test_noise_alone_is_nothing(calibration):
     rng = np.random.default_rng(6)
     vectors, center, label = make_tomogram(rng)
     noise, weak = vectors[label == ""], center[label == ""]
-    examples = [vectors[[r]] for r in pick_one_each(label, ["p0", "p4"], rng)]
+    examples = pick_examples(vectors, label, ["p0", "p4"], rng)
     found = compete(noise, weak, examples=examples, calibration=calibration)
     for p in found.T:
         assert (p > best_threshold(p, least=0.2)).sum() <= 1
