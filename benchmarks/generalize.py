@@ -249,16 +249,14 @@ def run_clusters(bench: Bench, condition: str, number: int) -> list[Row]:
         matched = match_clusters(picks, sample.particles, labels=labels)
         about = {"condition": condition, "method": method, "tomogram": number}
         about["n_clusters"] = len(targets)
-        rows += [
-            {**about, "label": label, "cluster": cluster, "f1": f1}
-            for label, (cluster, f1) in matched.items()
-        ]
+        rows += cluster_rows(about, matched, proteins)
     return rows
 
 
 def run_pooled(bench: Bench, condition: str, n: int) -> list[Row]:
     """Cluster all tomograms together, which have seven proteins each, and each its own."""
-    candidates, truth, labels = [], [], []
+    candidates, truth = [], []
+    proteins: list[Protein] = []
     for number in range(n):
         sample = bench.scenes.sample(condition, number)
         found = bench.embed(sample.tomogram).candidates
@@ -268,13 +266,21 @@ def run_pooled(bench: Bench, condition: str, n: int) -> list[Row]:
         candidates.append(replace(found, particles=particles))
         moved = sample.particles.position + apart
         truth.append(replace(sample.particles, position=moved, tomogram="", extra={}))
-        labels += [protein.label for protein in bench.scenes.wanted(condition, number)]
+        proteins += bench.scenes.wanted(condition, number)
     targets, members = cluster(candidates, bench.models["embedding"])
-    matched = match_clusters(members, Particles.concatenate(truth), labels=sorted({*labels}))
+    labels = sorted({protein.label for protein in proteins})
+    matched = match_clusters(members, Particles.concatenate(truth), labels=labels)
     about = {"condition": condition, "method": "members", "n_clusters": len(targets)}
+    return cluster_rows(about, matched, proteins)
+
+
+def cluster_rows(
+    about: Row, matched: dict[str, tuple[str, float]], proteins: Sequence[Protein]
+) -> list[Row]:
+    masses = {protein.label: protein.mass_kda for protein in proteins}
     return [
-        {**about, "label": label, "cluster": name, "f1": f1}
-        for label, (name, f1) in matched.items()
+        {**about, "label": label, "mass_kda": masses[label], "cluster": cluster, "f1": f1}
+        for label, (cluster, f1) in matched.items()
     ]
 
 
@@ -394,8 +400,14 @@ def report(
     if results["clusters"]:
         print("De novo, without any example: each protein matched to one cluster of its tomogram;")
         print(f"found are those with F1 of {FOUND} or more (goals: 0.93, 7 of 7)\n")
-        head = ["condition", "method", "F1", "median", "found of 7", "clusters"]
+        low, high = LARGE
+        large = f"{low:.0f}-{high:.0f} kDa"
+        head = ["condition", "method", "F1", "median", large, "found of 7", "clusters"]
         print_table(head, cluster_lines(results["clusters"], conditions))
+        if without:
+            print(f"The same without {' and '.join(without)}\n")
+            kept = [row for row in results["clusters"] if row["label"] not in without]
+            print_table(head, cluster_lines(kept, conditions))
     if results["pooled"]:
         print("The same with all tomograms of a condition in one pool\n")
         head = ["condition", "F1", "median", "found", "proteins", "clusters"]
@@ -467,10 +479,11 @@ def detection_lines(rows: Sequence[Row], conditions: Sequence[str]) -> Iterator[
 def cluster_lines(rows: Sequence[Row], conditions: Sequence[str]) -> Iterator[list[Any]]:
     for condition, method, own in groups(rows, conditions):
         f1 = np.array([row["f1"] for row in own])
+        large = mean(row["f1"] for row in own if LARGE[0] <= row["mass_kda"] < LARGE[1])
         n = len({row["tomogram"] for row in own})
         clusters = mean(row["n_clusters"] for row in own)
         yield [
-            condition, method, float(f1.mean()), float(np.median(f1)),
+            condition, method, float(f1.mean()), float(np.median(f1)), large,
             f"{(f1 >= FOUND).sum() / n:.1f}", f"{clusters:.1f}",
         ]  # fmt: skip
 
