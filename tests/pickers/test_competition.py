@@ -148,8 +148,23 @@ def test_the_threshold_is_where_most_is_right(rng):
         best = max(score(t) for t in np.linspace(0.01, 0.99, 99))
         assert score(best_threshold(p, least=0.0)) > best - 0.01
     assert best_threshold([1.0, 1.0, 0.0], least=0.2) == 0.5
-    assert best_threshold([0.05, 0.02], least=0.2) == 0.2
+    assert best_threshold([0.05] * 200, least=0.2) == 0.2
     assert best_threshold([], least=0.2) == 0.5
+
+
+def test_nothing_is_taken_where_most_likely_nothing_is_there(rng):
+    """Over all that may be there, the choice has a better F1 than any other; 1 if rightly none."""
+    for p in ([0.4], [0.3, 0.2], [0.45], [0.48, 0.1], [0.6, 0.3, 0.05], [0.3] * 10):
+        there = rng.random((20_000, len(p))) < p
+        score = [there.sum(axis=1) == 0]
+        score += [
+            2 * there[:, :k].sum(axis=1) / (k + there.sum(axis=1)) for k in range(1, 1 + len(p))
+        ]
+        expected = np.mean(score, axis=1)
+        taken = (np.array(p) > best_threshold(p, least=0.2)).sum()
+        assert expected[taken] > expected.max() - 0.06
+        assert (taken == 0) == (expected.argmax() == 0)
+    assert best_threshold([0.05, 0.02], least=0.2) == 0.5
 
 
 def test_no_candidate_no_answer(calibration):
