@@ -29,7 +29,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -385,11 +385,7 @@ def report(
     print("on as above, and below 150 kDa 0.90 / 0.93 where particles are sparse\n")
     few = where(picks, shots=min((row["shots"] for row in picks), default=1))
     head = ["condition", "method", *(f"{low:.0f}-{high:.0f} kDa" for low, high in (*SIZES, LARGE))]
-    print_table(head, size_lines(few, conditions))
-    if without:
-        print(f"The same without {' and '.join(without)}\n")
-        kept = [row for row in few if row["label"] not in without]
-        print_table(head, size_lines(kept, conditions))
+    print_twice(head, size_lines, few, conditions, without)
     print(
         "Each protein, one example, the worst first (F1 at the default / at the best threshold)\n"
     )
@@ -403,11 +399,7 @@ def report(
         low, high = LARGE
         large = f"{low:.0f}-{high:.0f} kDa"
         head = ["condition", "method", "F1", "median", large, "found", "clusters"]
-        print_table(head, cluster_lines(results["clusters"], conditions))
-        if without:
-            print(f"The same without {' and '.join(without)}\n")
-            kept = [row for row in results["clusters"] if row["label"] not in without]
-            print_table(head, cluster_lines(kept, conditions))
+        print_twice(head, cluster_lines, results["clusters"], conditions, without)
     if results["pooled"]:
         print("The same with all tomograms of a condition in one pool\n")
         head = ["condition", "F1", "median", "found", "proteins", "clusters"]
@@ -416,6 +408,21 @@ def report(
         print("Template matching with the true structure, on a quarter of a few tomograms\n")
         head = ["condition", "method", "proteins", "F1", "best F1", "false", "error (Å)"]
         print_table(head, template_lines(results["template"], conditions))
+
+
+def print_twice(
+    head: Sequence[str],
+    lines: Callable[[Sequence[Row], Sequence[str]], Iterator[list[Any]]],
+    rows: Sequence[Row],
+    conditions: Sequence[str],
+    without: Sequence[str],
+) -> None:
+    """Print a table, and once more without some proteins."""
+    print_table(head, lines(rows, conditions))
+    if without:
+        print(f"The same without {' and '.join(without)}\n")
+        kept = [row for row in rows if row["label"] not in without]
+        print_table(head, lines(kept, conditions))
 
 
 def groups(rows: Sequence[Row], conditions: Sequence[str]) -> Iterator[tuple[str, str, list[Row]]]:

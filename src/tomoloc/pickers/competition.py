@@ -199,8 +199,8 @@ def fit_calibration(
 def best_threshold(probability: ArrayLike, *, least: float) -> float:
     """Return the threshold at which the F1 that is to be expected is highest.
 
-    To take nothing is right where nothing is there: 0.5 where that is likelier than the F1 of any
-    choice.
+    Taking nothing has an F1 of 1 where nothing is there, and of 0 elsewhere: where that promises
+    more than any choice, the threshold is 0.5.
 
     Parameters
     ----------
@@ -223,9 +223,10 @@ def best_threshold(probability: ArrayLike, *, least: float) -> float:
     if not len(p):
         return 0.5
     f1 = 2 * np.cumsum(p) / (np.arange(1, len(p) + 1) + p.sum())
-    best = p[: f1.argmax() + 1]
-    # That for many is too much for few: where one is right, there is at least one.
-    if np.prod(1 - p) > np.sum(2 * best / (len(best) + 1 + p.sum() - best)):
+    taken = p[: f1.argmax() + 1]
+    # The F1 above is for many candidates. Among few it counts that one that is right is there.
+    promised = np.sum(2 * taken / (len(taken) + 1 + p.sum() - taken))
+    if np.prod(1 - p) > promised:
         return 0.5
     return float(max(f1.max() / 2, least))
 
