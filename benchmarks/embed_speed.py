@@ -2,7 +2,7 @@
 
     python benchmarks/embed_speed.py [--quick] [--model NAME] [--device auto|cpu|cuda]
 
-* 608 x 855 x 148 voxels from a file to the embedding, in two views as by default: seconds and peak
+* 608 x 855 x 148 voxels from a file to the embedding, in four views as by default: seconds and peak
   memory
 * volumes of 10^7 to 10^9 voxels: the exponent of seconds against voxels
 * the window network of TomoTwin on a few windows, extrapolated to the first volume

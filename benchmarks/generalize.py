@@ -171,7 +171,7 @@ def read_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--template-proteins", type=int, default=3, help="of each such tomogram")
     parser.add_argument("--angular-step", type=float, default=15.0, help="of template matching")
-    parser.add_argument("--views", type=int, choices=(1, 2, 4), default=2, help="of a tomogram")
+    parser.add_argument("--views", type=int, choices=(1, 2, 4), default=4, help="of a tomogram")
     parser.add_argument("--noise-only", action="store_true", help="count picks in empty ice, too")
     parser.add_argument("--skip-random", action="store_true", help="no untrained network beside")
     parser.add_argument("--de-novo", action="store_true", help="cluster without examples, too")

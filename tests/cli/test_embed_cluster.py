@@ -113,7 +113,7 @@ def test_views_are_stated(run):
     record = tomllib.loads(Path("once/TS_1.zarr.run.toml").read_text())
     assert record["parameters"]["views"] == 1
     several, once = (read_embedding(f"{folder}/TS_1.zarr") for folder in ("emb", "once"))
-    assert (several.source.views, once.source.views) == (2, 1)
+    assert (several.source.views, once.source.views) == (4, 1)
     assert several.shape == once.shape
     assert not np.array_equal(several.read().data, once.read().data)
     code, out, _ = run("info once/TS_1.zarr")

@@ -113,7 +113,7 @@ def test_one_example(run, here):
     assert record["parameters"]["diameter"] == 120
     assert record["inputs"]["model"] == load_model("blobs").identity
     assert record["inputs"]["examples"] == {"lobes": 1}
-    assert record["inputs"]["views"] == 2
+    assert record["inputs"]["views"] == 4
     assert 0.2 <= record["results"]["threshold"] <= 0.5
 
 
@@ -136,9 +136,9 @@ def test_views_are_for_examples_and_tomograms(run, monkeypatch):
             made.append(self.views)
 
     monkeypatch.setattr("tomoloc.pickers.embedding.LearnedFeatures", Watched)
-    assert run(f"TS_1.mrc -o out {ONE} --views 4")[0] == 0
-    assert made == [4, 4]
-    assert record_of("out")["parameters"]["views"] == 4
+    assert run(f"TS_1.mrc -o out {ONE} --views 2")[0] == 0
+    assert made == [2, 2]
+    assert record_of("out")["parameters"]["views"] == 2
     assert n_found(picks_of("out"), truth_of("TS_1")) >= 5
 
 

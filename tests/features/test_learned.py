@@ -51,7 +51,7 @@ def make_tomogram(shape=(42, 51, 70), *, seed=1, spacing=SPACING):
 def encode_whole(model, tomogram):
     """What the network gives when it sees the whole, mirrored at its sides, at once."""
     period = model.network.period
-    margin = 16  # all periods here divide it
+    margin = -(-8 // period) * period
     stop = tuple(-(-(n + margin) // period) * period for n in tomogram.shape)
     x = torch.from_numpy(read_mirrored(standardise(tomogram.data), (-margin,) * 3, stop))
     with torch.inference_mode():
@@ -313,7 +313,8 @@ def test_views_leave_the_grid_alone(shape, views):
 
 def encode_turned(model, tomogram, axes):
     """What the network gives at the same points when it sees the tomogram turned, at once."""
-    period, margin = model.network.period, 16
+    period = model.network.period
+    margin = -(-8 // period) * period
     grid = [n // 2 * 2 for n in tomogram.shape]
     low, high = [], []
     for axis, n in enumerate(grid):
@@ -362,4 +363,4 @@ def test_heat_is_averaged_and_windows_are_refused():
         LearnedFeatures(model=replace(model, network=windows, name="slow"), views=2)
     with pytest.raises(ValueError, match="views must be 1, 2 or 4; got 3"):
         LearnedFeatures(model=model, views=3)
-    assert (default_views(model), default_views(replace(model, network=windows))) == (2, 1)
+    assert (default_views(model), default_views(replace(model, network=windows))) == (4, 1)

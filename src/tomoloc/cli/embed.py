@@ -34,7 +34,7 @@ def embed(
     threshold: float = 0.05,
     min_distance: float = 40.0,
     candidates_only: Annotated[bool, Parameter(negative="")] = False,
-    views: Literal[1, 2, 4] = 2,
+    views: Literal[1, 2, 4] = 4,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     overwrite: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:

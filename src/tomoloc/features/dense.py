@@ -9,8 +9,8 @@ mirrored margin around it: networks are not trained on what they make of their o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from tomoloc.tiling import Shape, Slices, Tile, Tiling, read_mirrored
 __all__ = ["DenseRun"]
 
 
-_MARGIN = 16
+_MARGIN = 8
 """Voxels around the volume, at least."""
 
 
@@ -88,16 +88,13 @@ class DenseRun:
         coarse = kept.pop()
         for level in reversed(range(1, levels - 1)):
             coarse = self._ascend(level, coarse, kept.pop())
-        for tile in progress(self._tiles_up(0), "embedding"):
-            inner, target = self._clipped(tile)
-            if any(part.start == part.stop for part in inner):
-                continue
+        for tile in progress(list(self._tiles_out()), "embedding"):
             if levels > 1:
                 x, below = self._ascend_tile(0, tile, coarse, kept[0])
             else:
                 x = below = self._load(coarse, tile.start, tile.stop)
-            answer = self.network.answer(x, below)[0].permute(1, 2, 3, 0)[inner]
-            place = self._flip(target, self.output_shape)
+            answer = self.network.answer(x, below)[0].permute(1, 2, 3, 0)[tile.inner]
+            place = self._flip(tile.target, self.output_shape)
             yield place, np.flip(self._finish(answer), self.flipped)
 
     def _descend(self, level: int, finer: _Points | None) -> _Points:
@@ -130,25 +127,32 @@ class DenseRun:
 
     def _tiles_up(self, level: int) -> list[Tile]:
         """Tiles of a level that agree with whole points of the coarser one."""
-        top = level == len(self.network.widths) - 1
-        head = 0 if level else self.network.head
         return Tiling(
             shape=self._level_shape(level),
-            period=1 if top else 2,
-            halo=0 if top else _round_up(self.network.reach_up(level), 2),
-            max_voxels=self._points(5 * self.network.widths[level] + 2 * head),
+            period=2,
+            halo=_round_up(self.network.reach_up(level), 2),
+            max_voxels=self._points(5 * self.network.widths[level]),
         ).tiles()
 
-    def _clipped(self, tile: Tile) -> tuple[Slices, Slices]:
-        """Inner and target of a tile, the latter in the output; no points outside the volume."""
-        inner, target = [], []
-        margin = self.margin // self.network.stride
-        for i, t, n in zip(tile.inner, tile.target, self.output_shape, strict=True):
-            low, high = max(t.start, margin), min(t.stop, margin + n)
-            first, count = i.start + low - t.start, max(0, high - low)
-            inner.append(slice(first, first + count))
-            target.append(slice(low - margin, low - margin + count))
-        return (inner[0], inner[1], inner[2]), (target[0], target[1], target[2])
+    def _tiles_out(self) -> Iterator[Tile]:
+        """Tiles of the finest level, that of the output, which leave the margin out."""
+        top = len(self.network.widths) == 1
+        tiling = Tiling(
+            shape=self.output_shape,
+            period=1 if top else 2,
+            halo=0 if top else _round_up(self.network.reach_up(0), 2),
+            mirror=True,
+            max_voxels=self._points(5 * self.network.widths[0] + 2 * self.network.head),
+        )
+        margin, whole = self.margin // self.network.stride, self._level_shape(0)
+        for tile in tiling.tiles():
+            start = _each(max, _shifted(tile.start, margin), (0, 0, 0))
+            stop = _each(min, _shifted(tile.stop, margin), whole)
+            z, y, x = (
+                slice(part.start + margin - first, part.stop + margin - first)
+                for part, first in zip(tile.target, start, strict=True)
+            )
+            yield replace(tile, start=start, stop=stop, inner=(z, y, x))
 
     def _level_shape(self, level: int) -> Shape:
         step = 2 ** (level + 1)
@@ -237,6 +241,11 @@ class _Points:
 
 def _scaled(place: Shape, times: int, over: int) -> Shape:
     z, y, x = (n * times // over for n in place)
+    return z, y, x
+
+
+def _each(function: Callable[[int, int], int], first: Shape, second: Shape) -> Shape:
+    z, y, x = map(function, first, second)
     return z, y, x
 
 

@@ -6,7 +6,7 @@ import ctypes
 import sys
 from typing import Any
 
-__all__ = ["gains_from_bfloat16", "keep_memory", "resolve_device"]
+__all__ = ["computes_in_bfloat16", "keep_memory", "resolve_device"]
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of malloc.h
 
@@ -30,17 +30,14 @@ def resolve_device(name: str) -> str:
     return name
 
 
-def gains_from_bfloat16(device: str) -> bool:
-    """Whether training is faster in bfloat16 than in single precision.
-
-    Processors need matrix units for it: with AVX-512 alone, it takes 1.4 to 1.7 times as long.
-    """
+def computes_in_bfloat16(device: str) -> bool:
+    """Whether bfloat16 is arithmetic of the machine, not emulated (which is slower)."""
     import torch
 
-    if torch.device(device).type == "cpu":
-        able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-        return bool(able.get("amx_bf16"))
-    return torch.cuda.is_bf16_supported()
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def keep_memory() -> None:

@@ -59,7 +59,7 @@ class EmbeddingPicker:
         of: one example is one view.
     views : {1, 2, 4}, optional
         Average vectors and probabilities over so many views, turned by half a turn about the axes:
-        the more the better, each at the cost of the first. By default 2, or 1 with weights of
+        the more the better, each at the cost of the first. By default 4, or 1 with weights of
         TomoTwin, which take no more.
     device : str
         auto, cpu or cuda.

@@ -18,14 +18,13 @@ from tomoloc.features.instances import find_regions
 from tomoloc.features.learned import (
     RANGES,
     choose_spacing,
-    computes_in_bfloat16,
     fit_tomogram,
     takes_int8,
     tile_bytes,
 )
 from tomoloc.features.segments import SegmentMethod, remove_dust, segment_instances
 from tomoloc.localize import EDGE_COLUMN, flag_edges, suppress
-from tomoloc.nn.device import resolve_device
+from tomoloc.nn.device import computes_in_bfloat16, resolve_device
 from tomoloc.nn.int8_unet import Int8UNet
 from tomoloc.nn.published import open_model
 from tomoloc.nn.stored import StoredModel

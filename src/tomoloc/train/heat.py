@@ -19,7 +19,7 @@ from torch.nn import functional
 from tomoloc.evaluate import evaluate_particles
 from tomoloc.evaluate.results import Curve, Result
 from tomoloc.localize import find_peaks
-from tomoloc.nn.device import gains_from_bfloat16
+from tomoloc.nn.device import computes_in_bfloat16
 from tomoloc.nn.monai import MonaiHeatNetwork
 from tomoloc.train.frames import STRIDE, ball_window, draw_half_turn, learned_part
 from tomoloc.train.losses import center_loss
@@ -206,7 +206,7 @@ class HeatTask:
             From the sample's first voxel.
         """
         if isinstance(model, MonaiHeatNetwork):  # for a whole sample there may be no memory
-            heat = predict(model, sample.data, device=device, half=gains_from_bfloat16(device))
+            heat = predict(model, sample.data, device=device, half=computes_in_bfloat16(device))
         else:
             (heat,) = run_whole(model, sample, device=device)
         scores = self._scores(np.where(mark_inside(sample), heat, 0), name)

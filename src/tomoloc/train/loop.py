@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tomoloc.nn.device import gains_from_bfloat16
+from tomoloc.nn.device import computes_in_bfloat16
 from tomoloc.nn.encoder import DenseEncoder
 from tomoloc.progress import progress
 from tomoloc.train.augment import Augmentation, Augmenting, augment, draw_augmentations
@@ -426,7 +426,7 @@ class _Training:
         with torch.no_grad():
             data = augment(torch.from_numpy(batch.data).to(self.device), food.changes)[:, None]
         data = data.contiguous(memory_format=torch.channels_last_3d)
-        kind, half = torch.device(self.device).type, gains_from_bfloat16(self.device)
+        kind, half = torch.device(self.device).type, computes_in_bfloat16(self.device)
         with torch.autocast(kind, dtype=torch.bfloat16, enabled=half):
             output = self.task.run(self.shared, data)
         loss, measures = self.task.losses(output, batch)

@@ -13,7 +13,7 @@ from torch import nn
 
 from tomoloc.evaluate import evaluate_particles
 from tomoloc.localize import find_peaks
-from tomoloc.nn.device import gains_from_bfloat16
+from tomoloc.nn.device import computes_in_bfloat16
 from tomoloc.train.frames import STRIDE
 from tomoloc.train.patches import Prepared
 from tomoloc.types import FloatArray, Particles, ScoreMap
@@ -118,7 +118,7 @@ def run_whole(
     pads = [(around, around + -n % period) for n in sample.data.shape]
     data = np.pad(sample.data, pads, mode="symmetric").astype(np.float32)
     x = torch.from_numpy(data)[None, None].to(device, memory_format=torch.channels_last_3d)
-    kind, half = torch.device(device).type, gains_from_bfloat16(device)
+    kind, half = torch.device(device).type, computes_in_bfloat16(device)
     with torch.autocast(kind, dtype=torch.bfloat16, enabled=half):
         found = model(x)
     first = around // STRIDE
