@@ -25,11 +25,13 @@ def plant(name, *, dense=True, model="general:0123"):
     """Write the embedding of a tomogram with three kinds of particles; return where they are."""
     rng = np.random.default_rng(list(name.encode()))
     data = rng.normal(size=(CHANNELS + 1, 32, 40, 48))
-    places = np.stack([rng.integers(0, n, 200) for n in (32, 40, 48)], axis=1)
-    places = places[np.unique(places // 4, axis=0, return_index=True)[1]][:60]
+    blocks = np.stack([rng.integers(0, n, 200) for n in (8, 10, 12)], axis=1)
+    places = 4 * np.unique(blocks, axis=0)[:60] + 1  # and what lies around each
     kind = np.arange(60) % 3
-    for (z, y, x), own in zip(places, kind, strict=True):
-        data[:-1, z, y, x] = 3 * KINDS[own] + 0.1 * rng.normal(size=CHANNELS)
+    for place, own in zip(places, kind, strict=True):
+        z, y, x = (slice(n - 1, n + 2) for n in place)
+        vector = 3 * KINDS[own] + 0.1 * rng.normal(size=CHANNELS)
+        data[:-1, z, y, x] = vector[:, None, None, None]
     data[:-1] /= np.linalg.norm(data[:-1], axis=0)
     embedding = Volume(
         data=data.astype(np.float16), voxel_spacing=2 * SPACING, origin=(5, 5, 5), name=name

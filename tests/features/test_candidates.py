@@ -143,7 +143,18 @@ def test_look_up_interpolates(rng):
     ]
     expected = [v / np.linalg.norm(v) for v in expected]
     np.testing.assert_allclose(vectors, expected, rtol=1e-5)
-    assert look_up(volume, volume.to_position(index)).shape == (4, 3)
+
+
+def test_look_up_averages_around_what_a_network_that_finds_centers_says(rng):
+    data = rng.standard_normal((4, 7, 8, 9))
+    volume = Volume(data=data, voxel_spacing=SPACING, origin=ORIGIN)
+    index = np.array([[3, 4, 5], [0, 7, 4]])
+    padded = np.pad(data[:3], [(0, 0), (1, 1), (1, 1), (1, 1)], mode="edge")
+    weight = np.array([0.75, 1.5, 0.75])  # of a place's neighbours along an axis
+    for vector, place in zip(look_up(volume, volume.to_position(index)), index, strict=True):
+        z, y, x = (slice(n, n + 3) for n in place)
+        mean = np.einsum("czyx,z,y,x->c", padded[:, z, y, x], weight, weight, weight)
+        np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), rtol=1e-5)
 
 
 def test_one_vector_for_each_candidate():

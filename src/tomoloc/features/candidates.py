@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ _REACH, _VALLEY, _SURE = 150.0, 0.5, 0.5
 """Å, part, probability below which maxima of the map of centres are joined; chosen on scenes."""
 _ROWS = 1 << 16
 """Vectors that are compared with targets at one time."""
+_AROUND = np.array(list(product((-0.75, 0, 0.75), repeat=3)))
+"""Places in grid points around one, the mean of whose vectors is less noisy than that of one."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -144,14 +147,15 @@ def find_candidates(
         raise ValueError("this model finds no centres: without targets there are no candidates")
     particles = Particles.concatenate(tables)
     edge = flag_edges(embedding, particles.position, diameter=min_distance)
-    vectors = interpolate(points[..., :channels], embedding.to_index(particles.position))
-    return Candidates(
-        particles=replace(particles, extra={EDGE_COLUMN: edge}), vectors=_normalise(vectors)
-    )
+    vectors = look_up(embedding, particles.position, centers=centers)
+    return Candidates(particles=replace(particles, extra={EDGE_COLUMN: edge}), vectors=vectors)
 
 
 def look_up(embedding: Volume, position: ArrayLike, *, centers: bool = True) -> FloatArray:
     """Interpolate the vectors of an embedding.
+
+    A network that finds centres has been taught that all places near one are alike. What it says
+    of them is averaged, over one and a half grid points along each axis.
 
     Parameters
     ----------
@@ -170,7 +174,10 @@ def look_up(embedding: Volume, position: ArrayLike, *, centers: bool = True) -> 
     points = _by_point(embedding)
     channels = points.shape[-1] - bool(centers)
     places = embedding.to_index(np.reshape(np.asarray(position, dtype=float), (-1, 3)))
-    return _normalise(interpolate(points[..., :channels], places))
+    total = np.zeros((len(places), channels), dtype=np.float32)
+    for step in _AROUND if centers else np.zeros((1, 3)):
+        total += interpolate(points[..., :channels], places + step)
+    return _normalise(total)
 
 
 def look_up_centers(embedding: Volume, position: ArrayLike) -> FloatArray:

@@ -389,8 +389,8 @@ def fit_tomogram(tomogram: Tomogram, *, wanted: float) -> Tomogram:
 
 
 def _crop(network: DenseNetwork, tomogram: Tomogram, position: NDArray[np.floating[Any]]) -> Volume:
-    """Cut out all that matters for the grid points around a place; the grid stays the same."""
-    reach, period = network.halo + network.stride, network.period
+    """Cut out all that matters for the grid points near a place; the grid stays the same."""
+    reach, period = network.halo + 2 * network.stride, network.period
     index, size = tomogram.to_index(position), np.array(tomogram.shape)
     start = np.floor((index - reach) / period).astype(int) * period
     end = size // network.stride * network.stride  # of the grid, where flipped runs begin
