@@ -27,7 +27,7 @@ def make_tomogram(rng, *, labels=10, particles=25, background=300, spread=0.06):
     label = np.concatenate(
         [np.repeat([f"p{i}" for i in range(labels)], particles), [""] * background]
     )
-    center = np.clip(rng.normal(np.where(label == "", 0.3, 0.5), 0.1), 0.1, 0.95)
+    center = np.clip(rng.normal(np.where(label == "", 0.5, 0.7), 0.1), 0.1, 0.95)
     return vectors, center, label
 
 
@@ -153,9 +153,13 @@ def test_the_threshold_is_where_most_is_right(rng):
 
 
 def test_nothing_is_taken_where_most_likely_nothing_is_there(rng):
-    """Over all that may be there, the choice has a better F1 than any other; 1 if rightly none."""
-    for p in ([0.4], [0.3, 0.2], [0.45], [0.48, 0.1], [0.6, 0.3, 0.05], [0.3] * 10):
-        there = rng.random((20_000, len(p))) < p
+    """Over all that may be there, the choice has a better F1 than any other; 1 if rightly none.
+
+    Each three are right or wrong together.
+    """
+    for p in ([0.4], [0.3, 0.2], [0.47, 0.44], [0.48, 0.1], [0.7, 0.4, 0.05], [0.3] * 20):
+        group = np.arange(len(p)) // 3
+        there = rng.random((20_000, 1 + group[-1]))[:, group] < p
         score = [there.sum(axis=1) == 0]
         score += [
             2 * there[:, :k].sum(axis=1) / (k + there.sum(axis=1)) for k in range(1, 1 + len(p))
@@ -188,3 +192,18 @@ def test_errors():
 def test_configuration_round_trip(calibration):
     assert Calibration.of({"calibration": calibration.to_dict()}) == calibration
     assert Calibration.of({}) == Calibration()
+
+
+def test_what_is_hardly_a_particle_is_hardly_one_of_a_label(calibration, rng):
+    """Two alike in ice, and like the example: but neither looks like a particle's centre."""
+    vectors = rng.normal(size=(40, CHANNELS))
+    vectors[:2] = np.eye(CHANNELS)[0] + 0.01 * rng.normal(size=(2, CHANNELS))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    center = np.full(40, 0.1)
+    example = [np.eye(CHANNELS)[:1]]
+    center[:2] = (0.45, 0.47)
+    doubtful = compete(vectors, center, examples=example, calibration=calibration)[:2, 0]
+    np.testing.assert_allclose(doubtful, center[:2])
+    center[:2] = 0.9
+    assert (compete(vectors, center, examples=example, calibration=calibration)[:2, 0] > 0.5).all()
+    assert best_threshold(doubtful, least=0.2) == 0.5

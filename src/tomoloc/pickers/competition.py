@@ -42,6 +42,8 @@ _EXAMPLES = (1, 2, 3, 5)
 """Of each label, with which calibration looks for it in turn."""
 _FEWEST = 3
 """Particles of a label that calibration makes use of, beside the examples."""
+_TOGETHER = 3
+"""Candidates of a label that are right or wrong together, the likeliest first."""
 _CLOSEST = 1e-4
 """Vectors that differ by less are one."""
 
@@ -138,8 +140,12 @@ def compete(
         calibration.unlike, calibration.unlike_rival, calibration.same, calibration.center
     ]  # fmt: skip
     odds = x @ np.array(weights) + calibration.intercept
+    chance = adapt_share(odds, calibration.share)
+    # What is most likely no particle is no likelier one of this label.
+    doubtful = seen.center < 0.5
+    chance[doubtful] = np.minimum(chance, seen.center)[doubtful]
     probability = np.zeros((len(best), len(examples)))
-    probability[np.arange(len(best)), best] = adapt_share(odds, calibration.share)
+    probability[np.arange(len(best)), best] = chance
     return probability
 
 
@@ -200,7 +206,8 @@ def best_threshold(probability: ArrayLike, *, least: float) -> float:
     """Return the threshold at which the F1 that is to be expected is highest.
 
     Taking nothing has an F1 of 1 where nothing is there, and of 0 elsewhere: where that promises
-    more than any choice, the threshold is 0.5.
+    more than any choice, the threshold is 0.5. What is mistaken for a label comes in groups of
+    like candidates, which are wrong together.
 
     Parameters
     ----------
@@ -223,10 +230,14 @@ def best_threshold(probability: ArrayLike, *, least: float) -> float:
     if not len(p):
         return 0.5
     f1 = 2 * np.cumsum(p) / (np.arange(1, len(p) + 1) + p.sum())
-    taken = p[: f1.argmax() + 1]
-    # The F1 above is for many candidates. Among few it counts that one that is right is there.
-    promised = np.sum(2 * taken / (len(taken) + 1 + p.sum() - taken))
-    if np.prod(1 - p) > promised:
+    # That is for many candidates. Among few, one that is right has others beside it, and is there.
+    n_taken = int(f1.argmax()) + 1
+    groups = np.pad(p, (0, -len(p) % _TOGETHER)).reshape(-1, _TOGETHER)
+    least_of = np.minimum(groups[:, None], groups[:, :, None])
+    beside = (least_of / np.maximum(groups[:, :, None], _CLOSEST)).sum(axis=2)
+    there = beside + p.sum() - groups.sum(axis=1, keepdims=True)
+    promised = np.sum(2 * p[:n_taken] / (n_taken + there.ravel()[:n_taken]))
+    if np.prod(1 - groups[:, 0]) > promised:
         return 0.5
     return float(max(f1.max() / 2, least))
 
