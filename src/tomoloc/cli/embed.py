@@ -50,8 +50,8 @@ def embed(
     output
         Folder for the embeddings.
     model
-        Name of a model that comes with tomoloc, a model folder, or a checkpoint of TomoTwin (.pth),
-        which is very slow.
+        Name of a model that comes with tomoloc, or a model folder. Its network must find centres,
+        which that of TomoTwin does not.
     voxel_spacing
         Voxel size in Å, where a file does not state it or states it wrong.
     contrast
