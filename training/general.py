@@ -216,9 +216,6 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the model")
     parser.add_argument("--structures", type=Path, help="folder of structures to train on, too")
     parser.add_argument("--validation", type=Path, help="folder of structures held out")
-    parser.add_argument(
-        "--share", type=float, default=0.5, help="of the species that come from --structures"
-    )
     parser.add_argument("--recipe", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--steps", type=int, help="instead of the recipe's")
     parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")
@@ -256,10 +253,7 @@ def run(given: argparse.Namespace) -> None:
     settings = read_settings({**content["training"], **changes, "seed": given.seed})
     workers = given.workers if given.workers is not None else content["scenes"]["workers"]
     groups = Groups(
-        seed=given.seed,
-        files=list_structures(given.structures),
-        share=given.share,
-        hard=content["scenes"]["hard"],
+        seed=given.seed, files=list_structures(given.structures), hard=content["scenes"]["hard"]
     )
     held_out = Groups(
         seed=given.seed + 1,
