@@ -45,6 +45,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_EMPTY_AT_END = re.compile(r"^[ \t]*data_(\S*)(?:\s|#.*)*\Z", re.MULTILINE)
+
 
 def _xyz(head: str, tail: str = "") -> list[str]:
     return [f"{head}{axis}{tail}" for axis in "XYZ"]
@@ -125,7 +127,9 @@ def read_blocks(path: Path) -> dict[str, Any]:
         return starfile.read(path, always_dict=True, parse_as_string=columns)
     except (ValueError, TypeError) as error:
         linecache.clearcache()  # it would hide from the next reader that the file was mended
-        raise ValueError(f"not a valid STAR file ({' '.join(str(error).split())})") from error
+        empty = _EMPTY_AT_END.search(text)
+        reason = f"block data_{empty[1]} is empty" if empty else " ".join(str(error).split())
+        raise ValueError(f"not a valid STAR file ({reason})") from error
 
 
 def write_blocks(
