@@ -5,10 +5,10 @@
 
 A protein is picked by `pick embedding` from one example in each tomogram where it occurs. The
 particles are cut out, aligned, averaged with the weights of missing wedge, CTF and dose, and the
-average is compared with the true structure by Fourier shell correlation. The alignment starts at
-the true structure blurred to 60 Å and goes on with its own averages, so that what is finer comes
-from the particles. Beside the picks: all true positions aligned in the same way, the same in their
-true orientations, and random places, which show what the start alone would give.
+average is compared with the true structure by Fourier shell correlation. The alignment knows
+nothing but the particles (`tomoloc.features.averages`): the true structure only tells how their
+average lies, once it is there. Beside the picks: all true positions aligned in the same way, the
+same in their true orientations, and random places, which show what noise alone would give.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ from unseen.averaging import (
     cut_out,
     resolution,
     soft_sphere,
-    to_frame,
 )
 from unseen.machine import describe_machine
 from unseen.methods import Embedded, open_model
@@ -87,6 +86,8 @@ class Box:
 class Cut:
     """Boxes of one tomogram, which of them show the protein, and the true orientations of these."""
 
+    bright: Volume
+    position: Array
     stack: Stack
     right: Array
     true: Rotation
@@ -205,7 +206,9 @@ def cut(sample: Sample, particles: Particles, protein: Protein, box: Box) -> Cut
     if len(rows):
         pairs = match_particles(particles[rows], truth, radius=RADIUS).pairs
         right[pairs[:, 0]], true = True, truth.rotation[pairs[:, 1]]
-    return Cut(stack=Stack(boxes=boxes, weights=box.weights(sample)), right=right, true=true)
+    position = np.asarray(particles.position)[rows]
+    stack = Stack(boxes=boxes, weights=box.weights(sample))
+    return Cut(bright=bright, position=position, stack=stack, right=right, true=true)
 
 
 def measure(cuts: list[Cut], box: Box, *, oriented: bool) -> tuple[Array, list[Any]]:
@@ -216,13 +219,8 @@ def measure(cuts: list[Cut], box: Box, *, oriented: bool) -> tuple[Array, list[A
     if oriented:
         made = average([one.only_right() for one in cuts], [known_poses(one) for one in cuts])
     else:
-        made, _ = align(
-            [one.stack for one in cuts],
-            box.truth,
-            voxel_spacing=box.voxel_spacing,
-            mask=box.mask,
-        )
-        made = to_frame(made, box.truth, voxel_spacing=box.voxel_spacing)
+        poses = [align(one.bright, one.position, box.truth) for one in cuts]
+        made = average([one.stack for one in cuts], poses)
     found = resolution(made, box.truth, voxel_spacing=box.voxel_spacing, mask=box.mask)
     n = sum(len(one.stack) for one in cuts)
     right = sum(int(one.right.sum()) for one in cuts)

@@ -17,7 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import fft, ndimage
 from scipy.spatial.transform import Rotation
 
-from tomoloc.physics.filters import band_pass, fourier_shell_correlation, radial_frequency
+from tomoloc.features import averages
+from tomoloc.features.boxes import Boxes
+from tomoloc.physics.filters import fourier_shell_correlation, radial_frequency
 from tomoloc.physics.rotations import sample_rotations
 from tomoloc.types import Volume
 
@@ -27,11 +29,11 @@ __all__ = [
     "align",
     "average",
     "cut_out",
+    "lay_onto",
     "refine",
     "resolution",
     "search",
     "soft_sphere",
-    "to_frame",
     "turn",
 ]
 
@@ -192,55 +194,46 @@ def average(stacks: Sequence[Stack], poses: Sequence[Poses]) -> Array:
     return np.asarray(fft.irfftn(solved, s=total.shape), dtype=np.float32)
 
 
-def align(
-    stacks: Sequence[Stack],
-    start: Array,
-    *,
-    voxel_spacing: float,
-    low_passes: tuple[float, ...] = (60.0, 40.0, 30.0),
-    mask: Array,
-) -> tuple[Array, list[Poses]]:
-    """Align and average in turn, first to a coarse start and then to the average itself.
+def align(volume: Volume, position: ArrayLike, truth: Array) -> Poses:
+    """Align particles to each other, and lay their average onto the true density.
 
     Parameters
     ----------
-    stacks : sequence of Stack
-        Of each tomogram, none of them empty.
-    start : ndarray, shape (size, size, size)
-        Of which nothing finer than the first of `low_passes` is used.
-    voxel_spacing : float
-    low_passes : tuple of float
-        Resolution of the reference in each round, in angstrom.
-    mask : ndarray, shape (size, size, size)
-        Of the reference, and of the boxes while they are aligned.
+    volume : Volume
+        Protein bright.
+    position : array_like, shape (n, 3)
+        xyz in angstrom.
+    truth : ndarray, shape (size, size, size)
+        Of the same voxel spacing. It only tells how the average lies, once that is there.
 
     Returns
     -------
-    average : ndarray, shape (size, size, size)
-    poses : list of Poses
+    Poses
+        Of the true density in each box.
     """
-    masked = [Stack(boxes=stack.boxes * mask, weights=stack.weights) for stack in stacks]
-    reference, poses = start, None
-    for low_pass in low_passes:
-        coarse = band_pass(reference, voxel_spacing=voxel_spacing, low_pass=low_pass) * mask
-        how = {"voxel_spacing": voxel_spacing, "low_pass": low_pass}
-        if poses is None:
-            poses = [search(stack, coarse, **how) for stack in masked]
-        poses = [refine(s, coarse, p, **how) for s, p in zip(masked, poses, strict=True)]
-        reference = average(stacks, poses)
-    assert poses is not None
-    return reference, poses
+    boxes = Boxes.of(volume, position)
+    found = averages.align(boxes, np.arange(len(boxes)))
+    frame = lay_onto(found.density(boxes), truth, voxel_spacing=volume.voxel_spacing)
+    turned = found.fit.orientation
+    moved = turned.apply(np.tile(frame.shift[0, ::-1], (len(boxes), 1)))[:, ::-1]
+    return Poses(
+        rotation=turned * frame.rotation[0],
+        shift=found.fit.shift + moved,
+        score=found.fit.gain,
+    )
 
 
-def to_frame(density: Array, truth: Array, *, voxel_spacing: float) -> Array:
-    """Lay an average onto the true density, from which alignment may have drifted a little."""
-    size = density.shape[0]
+def lay_onto(density: Array, truth: Array, *, voxel_spacing: float) -> Poses:
+    """Find out how a true density lies in an average, whose frame is its own."""
+    size = truth.shape[0]
+    room = max(size - density.shape[0], 0) // 2
+    cut = max(density.shape[0] - size, 0) // 2
+    inner = slice(cut, density.shape[0] - cut)
+    box = np.pad(density[inner, inner, inner], room)
     flat = np.ones((size, size, size // 2 + 1), dtype=np.float32)
-    stack = Stack(boxes=density[None], weights=flat)
-    start = Poses(rotation=Rotation.identity(1), shift=np.zeros((1, 3)), score=np.zeros(1))
-    poses = refine(stack, truth, start, voxel_spacing=voxel_spacing, low_pass=3 * voxel_spacing)
-    moved = fft.irfftn(fft.rfftn(density) * _phase(size, poses.shift[0]), s=density.shape)
-    return turn(moved, poses.rotation[0].inv(), order=3)
+    stack = Stack(boxes=box[None], weights=flat)
+    how: dict[str, float] = {"voxel_spacing": voxel_spacing, "low_pass": 3 * voxel_spacing}
+    return refine(stack, truth, search(stack, truth, **how), **how)
 
 
 def resolution(

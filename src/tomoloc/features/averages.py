@@ -1,0 +1,398 @@
+"""Averages of particles of one kind, aligned to each other without any reference.
+
+One particle, blurred, is the first reference; the average of all that were aligned to it the next,
+at finer and finer detail. A particle is always compared with an average of others, never with one
+that holds itself, so that noise does not align to its own image (gold-standard refinement, Scheres
+& Chen 2012, doi:10.1038/nmeth.2115, here in more than two parts). The gain that comes of it is the
+logarithm of how much likelier a box is with the average in it than empty, and can be compared
+between averages of different kinds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from tomoloc.features.boxes import (
+    Boxes,
+    backproject,
+    climb,
+    make_spectrum,
+    slice_spectrum,
+    solve,
+)
+from tomoloc.nn.device import computes_in_bfloat16
+from tomoloc.physics.rotations import sample_rotations
+
+__all__ = ["Average", "Fit", "align", "compare_coarsely", "hold"]
+
+Array = NDArray[Any]
+
+_STAGES = ((62.0, 2), (50.0, 2), (42.0, 2), (36.0, 2), (0.0, 2))
+"""Resolution in angstrom, 0 for all that there is, and rounds of alignment with it."""
+_GLOBAL = 50.0
+"""Resolution at which all orientations are tried."""
+_ANGLE = 20.0
+"""Degrees between them."""
+_STARTS = 3
+"""Orientations from which steps lead to the best one."""
+_STEPS = np.array([[10.0, 0.5], [7.0, 0.35], [4.0, 0.25]]) * [np.pi / 180, 1]
+"""Of orientation and place, in radians and voxels at 10 Å."""
+_PARTS = 4
+"""Into which the particles of an average are divided, so that none is compared with itself."""
+_RADIUS, _EDGE = 60.0, 30.0
+"""Of the first mask, and of the soft edge beyond it, in angstrom."""
+_LARGEST = 80.0
+"""Radius of the largest mask, as the first one has it."""
+_LEVEL = 0.25
+"""Of the highest density, blurred: above it lies the particle."""
+_BLOCK = 64
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Fit:
+    """How boxes and an average go together.
+
+    Parameters
+    ----------
+    gain : ndarray, shape (n,)
+        Logarithm of how much likelier each box is with the average than without.
+    power : ndarray, shape (n,)
+        The gain that a particle without noise would have.
+    rotation : ndarray, shape (n, 3, 3)
+        Matrices from the tomogram's frequencies to those of the average, zyx.
+    shift : ndarray, shape (n, 3)
+        Of the particle from the middle of its box, zyx in voxels.
+    """
+
+    gain: Array
+    power: Array
+    rotation: Array
+    shift: Array
+
+    def __getitem__(self, rows: ArrayLike) -> Fit:
+        rows = np.asarray(rows)
+        return Fit(
+            gain=self.gain[rows],
+            power=self.power[rows],
+            rotation=self.rotation[rows],
+            shift=self.shift[rows],
+        )
+
+    def put(self, rows: ArrayLike, fit: Fit) -> None:
+        """Replace some rows."""
+        for name in _NAMES:
+            getattr(self, name)[rows] = getattr(fit, name)
+
+    @classmethod
+    def unknown(cls, n: int) -> Fit:
+        """All as they lie, with no gain."""
+        return cls(
+            gain=np.full(n, -np.inf, np.float32),
+            power=np.ones(n, np.float32),
+            rotation=np.tile(np.eye(3, dtype=np.float32), (n, 1, 1)),
+            shift=np.zeros((n, 3), np.float32),
+        )
+
+    @property
+    def orientation(self) -> Rotation:
+        """From the average to the tomogram, xyz."""
+        return Rotation.from_matrix(self.rotation[:, ::-1, ::-1]).inv()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Average:
+    """Particles that lie on each other.
+
+    Parameters
+    ----------
+    rows : ndarray of int, shape (m,)
+        Boxes that it is made of.
+    fit : Fit
+        Of these boxes, each with the average of others.
+    mask : ndarray, shape (size, size, size)
+        Where the particle is.
+    """
+
+    rows: NDArray[np.intp]
+    fit: Fit
+    mask: Array
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def gain(self) -> float:
+        """Mean over the particles."""
+        return float(self.fit.gain.mean())
+
+    def density(self, boxes: Boxes) -> NDArray[np.float32]:
+        """What the particles have in common, with the contrast that the tomogram gives it.
+
+        Returns
+        -------
+        ndarray of float32, shape (size, size, size)
+        """
+        parts = backproject(boxes, self.rows, self.fit.rotation, self.fit.shift)
+        return solve(*parts, self.mask)
+
+    def compare(
+        self,
+        boxes: Boxes,
+        rows: ArrayLike,
+        known: Fit | None = None,
+        *,
+        parts: int = _PARTS,
+        everywhere: bool = True,
+    ) -> Fit:
+        """Fit the average into boxes; where one is a part of it, an average of others.
+
+        Parameters
+        ----------
+        boxes : Boxes
+        rows : array_like of int, shape (n,)
+            Of the boxes to fit it into.
+        known : Fit, optional
+            Poses of these to start from, beside those that are tried everywhere.
+        parts : int
+            Into which the particles of the average are divided; the more, the better are the
+            averages of others.
+        everywhere : bool
+            Try all orientations, not only those near the known poses.
+
+        Returns
+        -------
+        Fit
+            Of length n. An average of one box has no gain there.
+        """
+        rows = np.asarray(rows)
+        part = np.arange(len(self)) % min(parts, len(self))
+        sums = [
+            backproject(boxes, self.rows[own], self.fit.rotation[own], self.fit.shift[own])
+            for own in (part == q for q in range(part.max() + 1))
+        ]
+        values, weights = (np.sum([s[i] for s in sums], axis=0) for i in (0, 1))
+        part_of = np.full(len(boxes), -1)
+        part_of[self.rows] = part
+        fit = Fit.unknown(len(rows))
+        if known is not None:
+            fit.rotation[:], fit.shift[:] = known.rotation, known.shift
+        for q in range(-1, len(sums)):
+            own = np.flatnonzero(part_of[rows] == q)
+            if not len(own) or (q >= 0 and len(sums) == 1):
+                continue
+            left = (values, weights)
+            if q >= 0:
+                left = (values - sums[q][0], weights - sums[q][1])
+            found = _search(
+                boxes,
+                rows[own],
+                solve(*left, self.mask),
+                None if known is None else known[own],
+                everywhere=everywhere,
+            )
+            fit.put(own, found)
+        return fit
+
+    def refined(self, boxes: Boxes, *, rounds: int = 1, parts: int = _PARTS) -> Self:
+        """Align the particles to averages of the others again, and fit the mask to the density."""
+        average = self
+        for turn in range(rounds):
+            fit = average.compare(
+                boxes, average.rows, average.fit, parts=parts, everywhere=turn == 0
+            )
+            average = replace(average, fit=fit)
+        return average.masked(boxes)
+
+    def masked(self, boxes: Boxes) -> Self:
+        """Fit the mask to the density."""
+        found = _envelope(self.density(boxes), boxes.voxel_spacing)
+        largest = _ball(boxes.size, boxes.voxel_spacing, _LARGEST)
+        return replace(self, mask=found) if found.sum() < 1.5 * largest.sum() else self
+
+    def gathered(self, rows: ArrayLike, fit: Fit) -> Self:
+        """Make an average of other boxes, fitted to this one."""
+        return replace(self, rows=np.asarray(rows), fit=fit)
+
+
+_NAMES = ("gain", "power", "rotation", "shift")
+
+
+def align(boxes: Boxes, rows: ArrayLike, *, start: int = 0) -> Average:
+    """Align particles of one kind to each other.
+
+    Parameters
+    ----------
+    boxes : Boxes
+    rows : array_like of int, shape (m,)
+        Of the boxes that hold these particles; some may hold others.
+    start : int
+        Which of them the first reference is.
+
+    Returns
+    -------
+    Average
+        In the orientation of no particle in particular; its mean gain tells how well that went.
+
+    Raises
+    ------
+    ValueError
+        If there are no rows.
+    """
+    rows = np.asarray(rows, dtype=np.intp)
+    if not len(rows):
+        raise ValueError("nothing to align: no boxes are given")
+    coarse = boxes.coarsened(_STAGES[0][0])
+    mask = _ball(boxes.size, boxes.voxel_spacing, _RADIUS)
+    first = Average(rows=rows[[start]], fit=Fit.unknown(1), mask=mask)
+    fit = _search(coarse, rows, first.density(coarse), None)
+    fit.rotation[start], fit.shift[start] = np.eye(3), 0
+    average = Average(rows=rows, fit=fit, mask=mask)
+    for resolution, rounds in _STAGES:
+        seen = boxes.coarsened(resolution) if resolution else boxes
+        average = average.refined(seen, rounds=rounds, parts=2 if resolution else _PARTS)
+    return average
+
+
+def _search(
+    boxes: Boxes, rows: Array, density: Array, known: Fit | None, *, everywhere: bool = True
+) -> Fit:
+    """Find the best pose of a density in each box: all orientations coarsely, then steps."""
+    spectrum = make_spectrum(density)
+    rotation, shift = np.empty((len(rows), 0, 3, 3)), np.empty((len(rows), 0, 3))
+    if everywhere or known is None:
+        rotation, shift, _ = _search_coarsely(boxes.coarsened(_GLOBAL), rows, spectrum)
+    if known is not None:
+        rotation = np.concatenate([rotation, known.rotation[:, None]], axis=1)
+        shift = np.concatenate([shift, known.shift[:, None]], axis=1)
+    return _climb(boxes, rows, spectrum, rotation, shift, _STEPS)
+
+
+def _climb(
+    boxes: Boxes, rows: Array, spectrum: Array, rotation: Array, shift: Array, steps: Array
+) -> Fit:
+    n = len(rows)
+    gain, power = np.empty(n, np.float32), np.empty(n, np.float32)
+    rotation = np.ascontiguousarray(rotation, dtype=np.float32)
+    shift = np.ascontiguousarray(shift, dtype=np.float32)
+    steps = steps * [1, 10 / boxes.voxel_spacing]
+    climb(
+        spectrum, boxes.values[rows], boxes.frequency, boxes.transfer, boxes.size,
+        rotation, shift, steps.astype(np.float32), gain, power,
+    )  # fmt: skip
+    return Fit(gain=gain, power=power, rotation=rotation[:, 0].copy(), shift=shift[:, 0].copy())
+
+
+def _search_coarsely(boxes: Boxes, rows: Array, spectrum: Array) -> tuple[Array, Array, Array]:
+    """The best orientations of a density in each box, their shifts, and the highest gain."""
+    rotations = _rotations()
+    models = np.empty((len(rotations), 2 * len(boxes.frequency)), dtype=np.float32)
+    slice_spectrum(spectrum, rotations, boxes.frequency, boxes.transfer, models)
+    power = torch.from_numpy((models**2).sum(axis=1))
+    kind = torch.bfloat16 if computes_in_bfloat16("cpu") else torch.float32
+    turned = torch.from_numpy(models).to(kind).T
+    shape = (len(rows), _STARTS)
+    rotation, shift = np.empty((*shape, 3, 3), np.float32), np.empty((*shape, 3), np.float32)
+    best = np.empty(len(rows), np.float32)
+    for first in range(0, len(rows), _BLOCK):
+        some = slice(first, first + _BLOCK)
+        moved = boxes.values[rows[some]][:, None] * boxes.whole_phases
+        real = np.concatenate([moved.real, moved.imag], axis=-1).astype(np.float32)
+        dot = (torch.from_numpy(real).to(kind) @ turned).float()
+        gain, place = (2 * dot - power).max(dim=1)
+        top, which = gain.topk(_STARTS, dim=1)
+        best[some] = top[:, 0].numpy()
+        rotation[some] = rotations[which.numpy()]
+        shift[some] = boxes.whole_shifts[place.gather(1, which).numpy()]
+    return rotation, shift, best
+
+
+@cache
+def _rotations() -> Array:
+    """Matrices from the tomogram's frequencies to those of a turned density, zyx."""
+    matrix = sample_rotations(_ANGLE).inv().as_matrix()[:, ::-1, ::-1]
+    return np.ascontiguousarray(matrix, dtype=np.float32)
+
+
+@cache
+def _ball(size: int, spacing: float, radius: float) -> NDArray[np.float32]:
+    axis = (np.arange(size) - size // 2) * spacing
+    distance = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
+    return _fall(distance - radius)
+
+
+def _fall(distance: Array) -> NDArray[np.float32]:
+    """1 up to a distance of 0, 0 beyond the edge."""
+    beyond = np.clip(distance / _EDGE, 0, 1)
+    return np.asarray(0.5 + 0.5 * np.cos(np.pi * beyond), dtype=np.float32)
+
+
+def _envelope(density: Array, spacing: float) -> NDArray[np.float32]:
+    """A soft mask around the largest dense part."""
+    blurred = ndimage.gaussian_filter(density, 10 / spacing)
+    dense = blurred > _LEVEL * blurred.max()
+    label, n = ndimage.label(dense)
+    if n > 1:
+        dense = label == 1 + np.argmax(ndimage.sum(dense, label, range(1, n + 1)))
+    away = ndimage.distance_transform_edt(~dense, sampling=spacing)
+    return _fall((np.asarray(away) - 20.0) * 1.5)
+
+
+def compare_coarsely(boxes: Boxes, average: Average) -> NDArray[np.float32]:
+    """Highest gain of each box at low resolution, its own part in the average not left out."""
+    spectrum = make_spectrum(average.density(boxes))
+    return np.asarray(
+        _search_coarsely(boxes.coarsened(_GLOBAL), np.arange(len(boxes)), spectrum)[2]
+    )
+
+
+def hold(boxes: Boxes, average: Average, side: ArrayLike) -> NDArray[np.float32]:
+    """Gains of members with averages of either half of them, with their poses held.
+
+    Parameters
+    ----------
+    boxes : Boxes
+    average : Average
+    side : array_like of int, shape (m,)
+        0 or 1: the half of each member.
+
+    Returns
+    -------
+    ndarray, shape (m, 2)
+        -inf for a side without members.
+    """
+    side = np.asarray(side)
+    gain = np.full((len(average), 2), -np.inf, dtype=np.float32)
+    for half in (0, 1):
+        own = np.flatnonzero(side == half)
+        if not len(own):
+            continue
+        part = np.full(len(average), -1)
+        part[own] = np.arange(len(own)) % min(2, len(own))
+        sums = [
+            backproject(
+                boxes, average.rows[part == q], average.fit.rotation[part == q],
+                average.fit.shift[part == q],
+            )
+            for q in range(part.max() + 1)
+        ]  # fmt: skip
+        for q in range(-1, len(sums)):
+            rows = np.flatnonzero(part == q)
+            others = [one for other, one in enumerate(sums) if other != q]
+            if not len(rows) or not others:
+                continue
+            values, known = (np.sum([one[i] for one in others], axis=0) for i in (0, 1))
+            spectrum = make_spectrum(solve(values, known, average.mask))
+            fit = average.fit[rows]
+            gain[rows, half] = _climb(
+                boxes, average.rows[rows], spectrum, fit.rotation[:, None], fit.shift[:, None],
+                _STEPS[:0],
+            ).gain  # fmt: skip
+    return gain
