@@ -212,10 +212,17 @@ class Average:
         return average.masked(boxes)
 
     def masked(self, boxes: Boxes) -> Self:
-        """Fit the mask to the density."""
-        found = _envelope(self.density(boxes), boxes.voxel_spacing)
-        largest = _ball(boxes.size, boxes.voxel_spacing, _LARGEST)
-        return replace(self, mask=found) if found.sum() < 1.5 * largest.sum() else self
+        """Move the particle to the middle, and fit the mask to it."""
+        spacing = boxes.voxel_spacing
+        center = ndimage.center_of_mass(_find_dense(self.density(boxes), spacing))
+        off = np.asarray(center, dtype=np.float32) - boxes.size // 2
+        shift = self.fit.shift + np.einsum("nji,j->ni", self.fit.rotation, off)
+        centered = replace(self, fit=replace(self.fit, shift=shift.astype(np.float32)))
+        moved = ndimage.shift(self.mask, -off, order=1)
+        wide = replace(centered, mask=np.asarray(moved, dtype=np.float32))
+        found = _envelope(wide.density(boxes), spacing)
+        largest = _ball(boxes.size, spacing, _LARGEST)
+        return replace(wide, mask=found) if found.sum() < 1.5 * largest.sum() else wide
 
     def gathered(self, rows: ArrayLike, fit: Fit) -> Self:
         """Make an average of other boxes, fitted to this one."""
@@ -225,16 +232,16 @@ class Average:
 _NAMES = ("gain", "power", "rotation", "shift")
 
 
-def align(boxes: Boxes, rows: ArrayLike, *, start: int = 0) -> Average:
+def align(boxes: Boxes, rows: ArrayLike, *, starts: int = 3) -> Average:
     """Align particles of one kind to each other.
 
     Parameters
     ----------
     boxes : Boxes
     rows : array_like of int, shape (m,)
-        Of the boxes that hold these particles; some may hold others.
-    start : int
-        Which of them the first reference is.
+        Of the boxes that hold these particles, the surest first; some may hold others.
+    starts : int
+        How many of them are tried as first references.
 
     Returns
     -------
@@ -249,6 +256,11 @@ def align(boxes: Boxes, rows: ArrayLike, *, start: int = 0) -> Average:
     rows = np.asarray(rows, dtype=np.intp)
     if not len(rows):
         raise ValueError("nothing to align: no boxes are given")
+    tried = (_align(boxes, rows, start) for start in range(min(starts, len(rows))))
+    return max(tried, key=lambda average: average.gain)
+
+
+def _align(boxes: Boxes, rows: NDArray[np.intp], start: int) -> Average:
     coarse = boxes.coarsened(_STAGES[0][0])
     mask = _ball(boxes.size, boxes.voxel_spacing, _RADIUS)
     first = Average(rows=rows[[start]], fit=Fit.unknown(1), mask=mask)
@@ -268,7 +280,8 @@ def _search(
     spectrum = make_spectrum(density)
     rotation, shift = np.empty((len(rows), 0, 3, 3)), np.empty((len(rows), 0, 3))
     if everywhere or known is None:
-        rotation, shift, _ = _search_coarsely(boxes.coarsened(_GLOBAL), rows, spectrum)
+        around = None if known is None else known.shift
+        rotation, shift, _ = _search_coarsely(boxes.coarsened(_GLOBAL), rows, spectrum, around)
     if known is not None:
         rotation = np.concatenate([rotation, known.rotation[:, None]], axis=1)
         shift = np.concatenate([shift, known.shift[:, None]], axis=1)
@@ -290,7 +303,9 @@ def _climb(
     return Fit(gain=gain, power=power, rotation=rotation[:, 0].copy(), shift=shift[:, 0].copy())
 
 
-def _search_coarsely(boxes: Boxes, rows: Array, spectrum: Array) -> tuple[Array, Array, Array]:
+def _search_coarsely(
+    boxes: Boxes, rows: Array, spectrum: Array, around: Array | None = None
+) -> tuple[Array, Array, Array]:
     """The best orientations of a density in each box, their shifts, and the highest gain."""
     rotations = _rotations()
     models = np.empty((len(rotations), 2 * len(boxes.frequency)), dtype=np.float32)
@@ -303,7 +318,10 @@ def _search_coarsely(boxes: Boxes, rows: Array, spectrum: Array) -> tuple[Array,
     best = np.empty(len(rows), np.float32)
     for first in range(0, len(rows), _BLOCK):
         some = slice(first, first + _BLOCK)
-        moved = boxes.values[rows[some]][:, None] * boxes.whole_phases
+        values = boxes.values[rows[some]]
+        if around is not None:
+            values = values * boxes.phases(around[some])
+        moved = values[:, None] * boxes.whole_phases
         real = np.concatenate([moved.real, moved.imag], axis=-1).astype(np.float32)
         dot = (torch.from_numpy(real).to(kind) @ turned).float()
         gain, place = (2 * dot - power).max(dim=1)
@@ -311,6 +329,8 @@ def _search_coarsely(boxes: Boxes, rows: Array, spectrum: Array) -> tuple[Array,
         best[some] = top[:, 0].numpy()
         rotation[some] = rotations[which.numpy()]
         shift[some] = boxes.whole_shifts[place.gather(1, which).numpy()]
+    if around is not None:
+        shift += around[:, None]
     return rotation, shift, best
 
 
@@ -334,14 +354,19 @@ def _fall(distance: Array) -> NDArray[np.float32]:
     return np.asarray(0.5 + 0.5 * np.cos(np.pi * beyond), dtype=np.float32)
 
 
-def _envelope(density: Array, spacing: float) -> NDArray[np.float32]:
-    """A soft mask around the largest dense part."""
+def _find_dense(density: Array, spacing: float) -> NDArray[np.bool_]:
+    """The largest dense part."""
     blurred = ndimage.gaussian_filter(density, 10 / spacing)
     dense = blurred > _LEVEL * blurred.max()
     label, n = ndimage.label(dense)
     if n > 1:
         dense = label == 1 + np.argmax(ndimage.sum(dense, label, range(1, n + 1)))
-    away = ndimage.distance_transform_edt(~dense, sampling=spacing)
+    return np.asarray(dense)
+
+
+def _envelope(density: Array, spacing: float) -> NDArray[np.float32]:
+    """A soft mask around the largest dense part."""
+    away = ndimage.distance_transform_edt(~_find_dense(density, spacing), sampling=spacing)
     return _fall((np.asarray(away) - 20.0) * 1.5)
 
 

@@ -138,13 +138,18 @@ class Boxes:
 
     @cached_property
     def whole_shifts(self) -> Array:
-        """Shifts zyx by up to a voxel along each axis, shape (27, 3)."""
-        return np.array(list(product((-1, 0, 1), repeat=3)), dtype=np.float32)
+        """Shifts zyx by whole voxels, up to two, shape (33, 3)."""
+        every = np.array(list(product((-2, -1, 0, 1, 2), repeat=3)), dtype=np.float32)
+        return every[(every**2).sum(axis=1) <= 4]
 
     @cached_property
     def whole_phases(self) -> Array:
-        """Factors that move what lies at one of these shifts to the middle, shape (27, k)."""
-        turns = self.whole_shifts @ self.frequency.T / self.size
+        """Factors for `whole_shifts`, shape (33, k)."""
+        return self.phases(self.whole_shifts)
+
+    def phases(self, shift: Array) -> Array:
+        """Factors that move what lies at shifts, shape (n, 3), to the middle: shape (n, k)."""
+        turns = np.asarray(shift, dtype=np.float32) @ self.frequency.T / self.size
         return np.exp(2j * np.pi * turns).astype(np.complex64)
 
 

@@ -42,7 +42,7 @@ which comes what chance makes of few particles, times their number; and how far 
 apart, in units of their scatter."""
 _MAYBE, _MAYBE_CLEFT = 0.14, 2.6
 """The same from which on it is looked at with care."""
-_TRIALS, _ROUNDS, _EVEN = 3, 6, 3
+_TRIALS, _ROUNDS, _EVEN = 6, 6, 3
 """Ways to divide a group; rounds; and those of them in which the halves are held even."""
 _SAME = 0.9
 """Share of members that two groups have in common if they are the same one."""
