@@ -37,6 +37,8 @@ _PADDING = 2
 _NOISE_BOXES = 300
 _DARK = 0.15
 """Share of the power at a resolution below which a direction has not been seen."""
+_LOUD = 2.0
+"""Power of a box, in units of noise, beyond which the rest of it counts as noise, too."""
 _COARSEST = 1.2
 """Cycles per box below which a coefficient tells of the background rather than of the particle."""
 
@@ -113,6 +115,9 @@ class Boxes:
             nearest = np.rint(place).astype(int)
             phase = np.exp(2j * np.pi / size * (frequency @ (place - nearest)))
             row[:] = cut(nearest)[tuple(frequency.T)] * phase / deviation
+        # Beside gold, carbon or ice there is more than noise and a particle.
+        power = np.mean(np.abs(values) ** 2, axis=1, keepdims=True)
+        values /= np.sqrt(np.maximum(power / _LOUD, 1))
         # Signal goes the same ways as noise, and dividing by the power has undone what these do.
         return cls(
             values=values,

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tomoloc.features.averages import Average, Fit, align, compare_coarsely, hold
 from tomoloc.features.boxes import Boxes
+from tomoloc.features.kinds import unit
 
 __all__ = ["Sorting", "sort_candidates"]
 
@@ -32,6 +33,8 @@ _DIVISIBLE = 8
 """Candidates from which on a group may be two kinds."""
 _RIVALS = 5
 """Averages that are fitted to a candidate with care, those which fit best coarsely."""
+_TRUST = 0.15
+"""What unlike vectors count, as a share of the gain: while averages are poor, these know better."""
 _CERTAIN = 0.3
 """Probability of a particle from which on a candidate may be part of an average."""
 _SHARE, _PURE = 0.5, 0.4
@@ -140,18 +143,28 @@ class _Sorter:
         made: list[Average] = []
         if not len(found):
             return made
-        best, top = found.gain.argmax(axis=1), found.gain.max(axis=1)
+        top = found.gain.max(axis=1)
+        best = (found.gain - _TRUST * top[:, None] * self._find_unlike(found.averages)).argmax(
+            axis=1
+        )
         for i, (average, fit) in enumerate(zip(found.averages, found.fits, strict=True)):
             usual = np.median(fit.gain[average.rows])
             own = np.flatnonzero(
                 (best == i)
                 & (self.certainty > _CERTAIN)
-                & (top > np.maximum(_SHARE * usual, _PURE * fit.power))
+                & (fit.gain > np.maximum(_SHARE * usual, _PURE * fit.power))
             )
-            own = own[np.argsort(-top[own], kind="stable")][:_MOST]
+            own = own[np.argsort(-fit.gain[own], kind="stable")][:_MOST]
             if len(own) >= _FEWEST:
                 made.append(average.gathered(own, fit[own]).refined(self.boxes))
         return made
+
+    def _find_unlike(self, averages: Sequence[Average]) -> Array:
+        """How far vectors are from those of each average, which grows ever more slowly."""
+        means = unit(np.stack([self.vectors[own.rows].mean(axis=0) for own in averages]))
+        away = np.maximum(1 - unit(self.vectors) @ means.T, 0)
+        usual = np.median([np.median(away[own.rows, i]) for i, own in enumerate(averages)])
+        return np.log1p(away / max(float(usual), 1e-4))
 
     def divide(self, averages: Sequence[Average]) -> list[Average]:
         """Divide what is two kinds, again and again."""
