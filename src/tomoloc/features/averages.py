@@ -212,10 +212,10 @@ class Average:
         return average.masked(boxes)
 
     def masked(self, boxes: Boxes) -> Self:
-        """Move the particle to the middle, and fit the mask to it."""
+        """Move the frame's middle to where boxes have theirs, and fit the mask to the density."""
         spacing = boxes.voxel_spacing
-        center = ndimage.center_of_mass(_find_dense(self.density(boxes), spacing))
-        off = np.asarray(center, dtype=np.float32) - boxes.size // 2
+        middle = -np.einsum("nij,nj->ni", self.fit.rotation, self.fit.shift)
+        off = np.median(middle, axis=0).astype(np.float32)
         shift = self.fit.shift + np.einsum("nji,j->ni", self.fit.rotation, off)
         centered = replace(self, fit=replace(self.fit, shift=shift.astype(np.float32)))
         moved = ndimage.shift(self.mask, -off, order=1)
@@ -354,19 +354,14 @@ def _fall(distance: Array) -> NDArray[np.float32]:
     return np.asarray(0.5 + 0.5 * np.cos(np.pi * beyond), dtype=np.float32)
 
 
-def _find_dense(density: Array, spacing: float) -> NDArray[np.bool_]:
-    """The largest dense part."""
+def _envelope(density: Array, spacing: float) -> NDArray[np.float32]:
+    """A soft mask around the largest dense part."""
     blurred = ndimage.gaussian_filter(density, 10 / spacing)
     dense = blurred > _LEVEL * blurred.max()
     label, n = ndimage.label(dense)
     if n > 1:
         dense = label == 1 + np.argmax(ndimage.sum(dense, label, range(1, n + 1)))
-    return np.asarray(dense)
-
-
-def _envelope(density: Array, spacing: float) -> NDArray[np.float32]:
-    """A soft mask around the largest dense part."""
-    away = ndimage.distance_transform_edt(~_find_dense(density, spacing), sampling=spacing)
+    away = ndimage.distance_transform_edt(~dense, sampling=spacing)
     return _fall((np.asarray(away) - 20.0) * 1.5)
 
 
