@@ -27,11 +27,12 @@ from tomoloc.features.boxes import (
     make_spectrum,
     slice_spectrum,
     solve,
+    to_density,
 )
 from tomoloc.nn.device import computes_in_bfloat16
 from tomoloc.physics.rotations import sample_rotations
 
-__all__ = ["Average", "Fit", "align", "compare_coarsely", "hold"]
+__all__ = ["Average", "Fit", "align", "compare_coarsely", "find_differences", "hold"]
 
 Array = NDArray[Any]
 
@@ -416,3 +417,32 @@ def hold(boxes: Boxes, average: Average, side: ArrayLike) -> NDArray[np.float32]
                 _STEPS[:0],
             ).gain  # fmt: skip
     return gain
+
+
+def find_differences(boxes: Boxes, average: Average) -> NDArray[np.float32]:
+    """What each member has that the average has not, where the tilt series lets it be seen.
+
+    Returns
+    -------
+    ndarray, shape (m, voxels of the mask)
+
+    References
+    ----------
+    Wedge-masked differences: Heumann, Hoenger & Mastronarde, J. Struct. Biol. 175, 288 (2011),
+    doi:10.1016/j.jsb.2011.05.011.
+    """
+    fit = average.fit
+    spectrum = make_spectrum(average.density(boxes))
+    models = np.empty((len(average), 2 * len(boxes.frequency)), dtype=np.float32)
+    rotation = np.ascontiguousarray(fit.rotation, dtype=np.float32)
+    slice_spectrum(spectrum, rotation, boxes.frequency, boxes.transfer, models)
+    real, imaginary = np.split(models, 2, axis=1)
+    centered = boxes.values[average.rows] * boxes.phases(fit.shift)
+    rest = replace(boxes, values=(centered - (real + 1j * imaginary)).astype(np.complex64))
+    inside = average.mask > 0.5
+    still = np.zeros((1, 3), dtype=np.float32)
+    maps = []
+    for row in range(len(average)):
+        values, _ = backproject(rest, [row], rotation[[row]], still)
+        maps.append(to_density(values, boxes.size)[inside])
+    return np.asarray(maps, dtype=np.float32)

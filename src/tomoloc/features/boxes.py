@@ -24,6 +24,7 @@ from scipy import fft
 from tomoloc.types import Volume
 
 __all__ = ["Boxes", "backproject", "climb", "make_spectrum", "slice_spectrum", "solve"]
+__all__ += ["to_density"]
 
 Array = NDArray[Any]
 
@@ -292,9 +293,13 @@ def solve(values: Array, known: Array, mask: Array) -> NDArray[np.float32]:
     damping = (float(mask.sum()) / known.size / signal).astype(np.float32)
     solution = np.zeros_like(values)
     solution.ravel()[place] = sums / (weight + damping[where])
-    solved = fft.ifftn(solution, workers=2)
-    density = fft.fftshift(solved.real)[_middle(size)]
-    return np.asarray(density * mask / _droop(size), dtype=np.float32)
+    return np.asarray(to_density(solution, size) * mask, dtype=np.float32)
+
+
+def to_density(values: Array, size: int) -> NDArray[np.float32]:
+    """Transform a spectrum, zero frequency first, to a cube of that side."""
+    density = fft.fftshift(fft.ifftn(values, workers=2).real)[_middle(size)]
+    return np.asarray(density / _droop(size), dtype=np.float32)
 
 
 def _middle(size: int) -> tuple[slice, slice, slice]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tomoloc.features.averages import Average, Fit, align, compare_coarsely, hold
+from tomoloc.features.averages import Average, Fit, align, compare_coarsely, find_differences, hold
 from tomoloc.features.boxes import Boxes
 from tomoloc.features.kinds import unit
 
@@ -45,8 +45,8 @@ which comes what chance makes of few particles, times their number; and how far 
 apart, in units of their scatter."""
 _MAYBE, _MAYBE_CLEFT = 0.14, 2.6
 """The same from which on it is looked at with care."""
-_TRIALS, _ROUNDS, _EVEN = 6, 6, 3
-"""Ways to divide a group; rounds; and those of them in which the halves are held even."""
+_DIRECTIONS, _ROUNDS, _EVEN = 4, 6, 3
+"""Along which a group is divided in its middle; rounds from there; how long halves stay even."""
 _SAME = 0.9
 """Share of members that two groups have in common if they are the same one."""
 _NEAR = 0.25
@@ -212,11 +212,14 @@ class _Sorter:
 
     def _find_halves(self, average: Average) -> NDArray[np.intp] | None:
         """Divide members, with their poses held, where two kinds may be."""
-        rng = np.random.default_rng(0)
         n, best, found = len(average), 0.0, None
         usual = hold(self.boxes, average, np.zeros(n, dtype=np.intp)).max(axis=1).mean()
-        for trial in range(_TRIALS):
-            side = self._lay_out(average.rows) if trial == 0 else rng.permutation(np.arange(n) % 2)
+        directions = [
+            _main_directions(self.vectors[average.rows], 1),
+            _main_directions(find_differences(self.boxes, average), _DIRECTIONS),
+        ]
+        for along in np.concatenate(directions):
+            side = (along > np.median(along)).astype(np.intp)
             settled = self._settle(average, side)
             if settled is None:
                 continue
@@ -238,12 +241,6 @@ class _Sorter:
                 break
             side = moved
         return gain, side
-
-    def _lay_out(self, rows: Array) -> NDArray[np.intp]:
-        """Two halves along the direction in which the vectors differ most."""
-        away = self.vectors[rows] - self.vectors[rows].mean(axis=0)
-        along = away @ np.linalg.svd(away, full_matrices=False)[2][0]
-        return np.asarray(along > np.median(along), dtype=np.intp)
 
     def join(self, found: Sorting) -> Sorting:
         """Join averages of one kind."""
@@ -293,6 +290,13 @@ class _Sorter:
                 if loss < least:
                     least, found = loss, (i, j)
         return found
+
+
+def _main_directions(values: Array, n: int) -> Array:
+    """Where each row lies along the first n principal directions, shape (n, rows)."""
+    away = values - values.mean(axis=0)
+    left, _, _ = np.linalg.svd(away @ away.T)
+    return np.asarray(left[:, :n].T)
 
 
 def _limit(n: int) -> float:
