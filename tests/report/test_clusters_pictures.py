@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+from scipy import ndimage
 
-from tomoloc.report.clusters import cut_slices
+from tomoloc.physics.potential import make_potential
+from tomoloc.report.clusters import average_turned, cut_slices
+from tomoloc.simulate.structures import make_complex
+from tomoloc.types import Tomogram
 
 
 def test_slices_are_of_the_middle_however_small_the_cubes(rng):
@@ -13,3 +18,34 @@ def test_slices_are_of_the_middle_however_small_the_cubes(rng):
         middle = side // 2
         expected = boxes[:, max(0, middle - 3) : middle + 4].mean(axis=1)
         np.testing.assert_array_equal(cut_slices(boxes, 10.0), expected)
+
+
+@pytest.mark.parametrize(("dark", "spacing"), [(True, 10.0), (False, 8.0)])
+def test_members_turned_onto_each_other_show_the_particle(rng, dark, spacing):
+    structure = make_complex(5, mass_kda=400, symmetry="C1")
+    side = 25
+    cube = make_potential(structure, voxel_spacing=spacing, shape=(side,) * 3, low_pass=25.0).data
+    cube = cube / cube.max()
+    data = rng.normal(0, 0.4, (48, 3 * 38, 4 * 38))
+    corners = [(11, 7 + 38 * i, 5 + 38 * j) for i in range(3) for j in range(4)]
+    for turn, corner in enumerate(corners):
+        place = tuple(slice(c, c + side) for c in corner)
+        data[place] += np.rot90(cube, turn, axes=(1, 2))  # about z
+    tomogram = Tomogram(
+        data=(-data if dark else data).astype(np.float32),
+        voxel_spacing=spacing,
+        origin=(100.0, -20.0, 33.0),
+    )
+    position = tomogram.to_position(np.array(corners) + side // 2)
+    average = average_turned(tomogram, position, dark=dark, width=240.0, spacing=12.0)
+    assert average.shape == (21, 21, 21)
+    # The first members set the frame: one of four turns, and a little tilt.
+    truth = ndimage.zoom(cube, spacing / 12.0, order=1)
+    n = min(len(truth), 21) // 2
+    inner = [slice(len(a) // 2 - n, len(a) // 2 + n + 1) for a in (truth, average)]
+    truth, average = truth[(inner[0],) * 3], average[(inner[1],) * 3]
+    likeness = [
+        np.corrcoef(np.rot90(truth, turn, axes=(1, 2)).ravel(), -average.ravel())[0, 1]
+        for turn in range(4)
+    ]
+    assert max(likeness) > 0.7

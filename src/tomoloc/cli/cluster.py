@@ -29,6 +29,8 @@ TYPICAL, BORDERLINE, AVERAGED = 16, 8, 200
 """Members that are shown, and that are averaged."""
 AT_PARTICLE = 60.0
 """Å from a particle to the candidate that is it."""
+TURNED, FEWEST_TURNED = 40, 8
+"""Members of one tomogram that are turned onto each other for the average, at most and at least."""
 PICTURED = 60
 """Clusters with a picture of their own: the largest."""
 
@@ -297,7 +299,12 @@ def _write_pictures(
 def _collect(pool: _Pool, clusters: Clusters, *, width: float) -> list[ClusterPictures]:
     """Cut what is shown of each cluster from the tomograms, each of which is read once."""
     from tomoloc.progress import progress
-    from tomoloc.report.clusters import ClusterPictures, cut_boxes, cut_slices
+    from tomoloc.report.clusters import (
+        ClusterPictures,
+        average_turned,
+        cut_boxes,
+        cut_slices,
+    )
 
     chosen = [_choose(clusters, i) for i in range(min(len(clusters), PICTURED))]
     spacing = min(item.grid_spacing for item in pool.stored) / 2
@@ -305,6 +312,7 @@ def _collect(pool: _Pool, clusters: Clusters, *, width: float) -> list[ClusterPi
     sums = np.zeros((len(chosen), side, side, side))
     counts = np.zeros_like(sums)
     slices: dict[int, FloatArray] = {}
+    turned: dict[int, tuple[FloatArray, int, str]] = {}
     missing = []
     for number, stored in enumerate(progress(pool.stored, "cutting out particles")):
         try:
@@ -323,6 +331,18 @@ def _collect(pool: _Pool, clusters: Clusters, *, width: float) -> list[ClusterPi
             boxes = boxes[np.isin(rows, averaged)]
             sums[i] += np.nansum(boxes, axis=0)
             counts[i] += np.isfinite(boxes).sum(axis=0)
+            own = averaged[pool.tomogram[averaged] == number][:TURNED]
+            most = np.bincount(pool.tomogram[averaged]).argmax()
+            if number != most or len(own) < FEWEST_TURNED:
+                continue
+            average = average_turned(
+                tomogram,
+                pool.particles.position[own],
+                dark=stored.source.contrast != "light",
+                width=width,
+                spacing=spacing,
+            )
+            turned[i] = average, len(own), stored.source.name
     if missing:
         logger.warning(
             "no pictures of particles from %d of %d tomograms, which cannot be read: %s",
@@ -338,8 +358,7 @@ def _collect(pool: _Pool, clusters: Clusters, *, width: float) -> list[ClusterPi
             n_tomograms=len(np.unique(pool.tomogram[clusters.label == i])),
             typical=[slices[row] for row in typical.tolist() if row in slices],
             borderline=[slices[row] for row in borderline.tolist() if row in slices],
-            average=sums[i] / np.maximum(counts[i], 1),
-            n_averaged=int(np.isin(averaged, list(slices)).sum()),
+            **_average(turned.get(i), sums[i] / np.maximum(counts[i], 1), averaged, slices),
             spacing=spacing,
         )
         for i, (typical, borderline, averaged) in enumerate(chosen)
@@ -353,6 +372,19 @@ def _choose(clusters: Clusters, number: int) -> tuple[NDArray[np.int64], ...]:
     typical = rows[: min(TYPICAL, len(rows) - min(BORDERLINE, len(rows) // 3))]
     borderline = rows[len(typical) :][-BORDERLINE:]
     return typical, borderline, rows[:AVERAGED]
+
+
+def _average(
+    turned: tuple[FloatArray, int, str] | None,
+    still: FloatArray,
+    averaged: NDArray[np.intp],
+    slices: Mapping[int, FloatArray],
+) -> dict[str, Any]:
+    """The average that is shown: of members turned onto each other, or else as they lie."""
+    if turned is not None:
+        return {"average": turned[0], "n_averaged": turned[1], "turned": turned[2]}
+    seen = int(np.isin(averaged, list(slices)).sum())
+    return {"average": still, "n_averaged": seen, "turned": ""}
 
 
 def _read_tomogram(stored: StoredEmbedding) -> Any:

@@ -59,7 +59,7 @@ class Boxes:
     size : int
         Voxels along a side, an odd number; the middle one is the position.
     voxel_spacing : float
-        In angstrom.
+        In angstrom; not finer than the resolution needs, whatever the tomogram's is.
     """
 
     values: Array
@@ -99,10 +99,12 @@ class Boxes:
                 f"resolution must be at least three voxels, {3 * spacing:g} Å; got {resolution:g}"
             )
         half = math.ceil(_SIZE / spacing / 2 - 0.5)
-        size = 2 * half + 1
+        side = (2 * half + 1) * spacing
+        size = 2 * math.ceil(1.5 * side / resolution - 0.5) + 1
         index = volume.to_index(np.reshape(np.asarray(position, dtype=np.float64), (-1, 3)))
-        cut = _Cutter(data=np.asarray(volume.data), half=half, mask=_soft_ball(size, spacing))
-        every = _half_space(half, limit=size * spacing / resolution)
+        mask = _soft_ball(2 * half + 1, spacing)
+        cut = _Cutter(data=np.asarray(volume.data), half=half, mask=mask)
+        every = _half_space(limit=side / resolution)
         power = _measure_noise(cut, every, np.random.default_rng(seed))
         radius = np.rint(np.linalg.norm(every, axis=1)).astype(int)
         usual = np.array([np.percentile(power[np.abs(radius - r) < 2], 75) for r in radius])
@@ -114,7 +116,7 @@ class Boxes:
         values = np.empty((len(index), len(frequency)), dtype=np.complex64)
         for row, place in zip(values, index, strict=True):
             nearest = np.rint(place).astype(int)
-            phase = np.exp(2j * np.pi / size * (frequency @ (place - nearest)))
+            phase = np.exp(2j * np.pi / (2 * half + 1) * (frequency @ (place - nearest)))
             row[:] = cut(nearest)[tuple(frequency.T)] * phase / deviation
         # Beside gold, carbon or ice there is more than noise and a particle.
         power = np.mean(np.abs(values) ** 2, axis=1, keepdims=True)
@@ -125,7 +127,7 @@ class Boxes:
             frequency=np.ascontiguousarray(frequency, dtype=np.float32),
             transfer=(1 / np.sqrt(usual[seen])).astype(np.float32),
             size=size,
-            voxel_spacing=spacing,
+            voxel_spacing=side / size,
         )
 
     def coarsened(self, resolution: float) -> Boxes:
@@ -189,9 +191,10 @@ def _soft_ball(size: int, spacing: float) -> Array:
     return np.asarray(0.5 + 0.5 * np.cos(np.pi * beyond), dtype=np.float32)
 
 
-def _half_space(half: int, *, limit: float) -> NDArray[np.intp]:
+def _half_space(*, limit: float) -> NDArray[np.intp]:
     """One of each pair of opposite frequencies up to a limit, shape (k, 3)."""
-    every = np.array(list(product(range(-half, half + 1), repeat=3)))
+    most = math.ceil(limit)
+    every = np.array(list(product(range(-most, most + 1), repeat=3)))
     radius = np.linalg.norm(every, axis=1)
     first = [tuple(row) > (0, 0, 0) for row in every.tolist()]
     return np.asarray(every[np.array(first) & (radius < limit) & (radius >= _COARSEST)])

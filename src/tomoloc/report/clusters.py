@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from tomoloc.features.averages import align
+from tomoloc.features.boxes import Boxes
 from tomoloc.physics.contrast import robust_scale
 from tomoloc.report.figures import FAINT, INK, NEUTRAL, OUTLINE, contrast_range, scale_bar_length
 from tomoloc.types import FloatArray, Tomogram
@@ -21,7 +23,14 @@ from tomoloc.types import FloatArray, Tomogram
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["ClusterPictures", "cut_boxes", "draw_cluster", "draw_map", "draw_overview"]
+__all__ = [
+    "ClusterPictures",
+    "average_turned",
+    "cut_boxes",
+    "draw_cluster",
+    "draw_map",
+    "draw_overview",
+]
 
 # Okabe and Ito's colours, told apart by all kinds of colour vision; beyond seven, marks differ too.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8c6d1f")
@@ -48,8 +57,11 @@ class ClusterPictures:
     typical, borderline : sequence of ndarray, each of shape (y, x)
         Central slices of the members most and least like the target; NaN outside the tomogram.
     average : ndarray, shape (z, y, x)
-        Of members as they lie, unturned.
+        Of members.
     n_averaged : int
+    turned : str
+        Name of the tomogram whose members the average is of, turned onto each other; empty where
+        they are averaged as they lie.
     spacing : float
         Of all these, in angstrom.
     """
@@ -62,6 +74,7 @@ class ClusterPictures:
     borderline: Sequence[FloatArray]
     average: FloatArray
     n_averaged: int
+    turned: str
     spacing: float
 
     @property
@@ -116,6 +129,37 @@ def cut_boxes(
     boxes -= median
     boxes /= deviation
     return boxes
+
+
+def average_turned(
+    tomogram: Tomogram, position: FloatArray, *, dark: bool, width: float, spacing: float
+) -> FloatArray:
+    """Turn particles onto each other, and average them.
+
+    Parameters
+    ----------
+    tomogram : Tomogram
+        May be memory-mapped.
+    position : ndarray, shape (n, 3)
+        xyz in angstrom; the surest first.
+    dark : bool
+        Whether protein is dark in the tomogram; in the average it is.
+    width, spacing : float
+        Side and grid step of the average in angstrom.
+
+    Returns
+    -------
+    ndarray, shape (z, y, x)
+        0 around the particle.
+    """
+    finest = max(30.0, 3 * tomogram.voxel_spacing)
+    boxes = Boxes.of(tomogram, position, resolution=finest)
+    if dark:
+        boxes = replace(boxes, values=-boxes.values)
+    density = align(boxes, np.arange(len(boxes))).density(boxes)
+    half = int(width / spacing / 2)
+    steps = np.arange(-half, half + 1) * spacing / boxes.voxel_spacing + boxes.size // 2
+    return -map_coordinates(density, np.stack(np.meshgrid(*[steps] * 3, indexing="ij")), order=1)
 
 
 def cut_slices(boxes: FloatArray, spacing: float) -> list[FloatArray]:
@@ -278,10 +322,11 @@ def draw_cluster(cluster: ClusterPictures, *, columns: int = 8) -> Figure:
         figure, cells, _sections(cluster.average), side=large, names=list(_SECTIONS),
         bar=cluster.spacing,
     )  # fmt: skip
-    note = (
-        f"Average of {cluster.n_averaged}\nmembers as they lie,\nnot turned: round,\nand drawn out"
-        " along z\nby the missing wedge."
-    )
+    note = f"Average of {cluster.n_averaged}\nmembers as they lie,\nnot turned: round,\n"
+    note += "and drawn out along z\nby the missing wedge."
+    if cluster.turned:
+        note = f"Average of {cluster.n_averaged}\nmembers in\n{cluster.turned},"
+        note += "\nturned onto each other."
     figure.text(
         (mark + 3 * large + 0.1) / width, (top + large / 2) / height, note, va="center",
         fontsize=9, color=NEUTRAL, linespacing=1.4,
