@@ -37,8 +37,10 @@ def test_members_turned_onto_each_other_show_the_particle(rng, dark, spacing):
         origin=(100.0, -20.0, 33.0),
     )
     position = tomogram.to_position(np.array(corners) + side // 2)
-    average = average_turned(tomogram, position, dark=dark, width=240.0, spacing=12.0)
-    assert average.shape == (21, 21, 21)
+    groups = [position, position[:8]]
+    average, of_few = average_turned(tomogram, groups, dark=dark, width=240.0, spacing=12.0)
+    assert average.shape == of_few.shape == (21, 21, 21)
+    assert average_turned(tomogram, [], dark=dark, width=240.0, spacing=12.0) == []
     # The first members set the frame: one of four turns, and a little tilt.
     truth = ndimage.zoom(cube, spacing / 12.0, order=1)
     n = min(len(truth), 21) // 2

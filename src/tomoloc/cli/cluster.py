@@ -320,6 +320,7 @@ def _collect(pool: _Pool, clusters: Clusters, *, width: float) -> list[ClusterPi
         except (OSError, ValueError) as error:
             missing.append(f"{stored.source.tomogram} ({error})")
             continue
+        turning: dict[int, NDArray[np.int64]] = {}
         for i, (typical, borderline, averaged) in enumerate(chosen):
             rows = np.unique(np.concatenate([typical, borderline, averaged]))
             rows = rows[pool.tomogram[rows] == number]
@@ -333,15 +334,16 @@ def _collect(pool: _Pool, clusters: Clusters, *, width: float) -> list[ClusterPi
             counts[i] += np.isfinite(boxes).sum(axis=0)
             own = averaged[pool.tomogram[averaged] == number][:TURNED]
             most = np.bincount(pool.tomogram[averaged]).argmax()
-            if number != most or len(own) < FEWEST_TURNED:
-                continue
-            average = average_turned(
-                tomogram,
-                pool.particles.position[own],
-                dark=stored.source.contrast != "light",
-                width=width,
-                spacing=spacing,
-            )
+            if number == most and len(own) >= FEWEST_TURNED:
+                turning[i] = own
+        averages = average_turned(
+            tomogram,
+            [pool.particles.position[own] for own in turning.values()],
+            dark=stored.source.contrast != "light",
+            width=width,
+            spacing=spacing,
+        )
+        for (i, own), average in zip(turning.items(), averages, strict=True):
             turned[i] = average, len(own), stored.source.name
     if missing:
         logger.warning(

@@ -132,34 +132,42 @@ def cut_boxes(
 
 
 def average_turned(
-    tomogram: Tomogram, position: FloatArray, *, dark: bool, width: float, spacing: float
-) -> FloatArray:
-    """Turn particles onto each other, and average them.
+    tomogram: Tomogram,
+    position: Sequence[FloatArray],
+    *,
+    dark: bool,
+    width: float,
+    spacing: float,
+) -> list[FloatArray]:
+    """Turn the particles of each group onto each other, and average them.
 
     Parameters
     ----------
     tomogram : Tomogram
         May be memory-mapped.
-    position : ndarray, shape (n, 3)
-        xyz in angstrom; the surest first.
+    position : sequence of ndarray, each of shape (n, 3)
+        xyz in angstrom; the surest of each group first.
     dark : bool
-        Whether protein is dark in the tomogram; in the average it is.
+        Whether protein is dark in the tomogram; in the averages it is.
     width, spacing : float
-        Side and grid step of the average in angstrom.
+        Side and grid step of the averages in angstrom.
 
     Returns
     -------
-    ndarray, shape (z, y, x)
+    list of ndarray, each of shape (z, y, x)
         0 around the particle.
     """
+    if not position:
+        return []
     finest = max(30.0, 3 * tomogram.voxel_spacing)
-    boxes = Boxes.of(tomogram, position, resolution=finest)
+    boxes = Boxes.of(tomogram, np.concatenate(position), resolution=finest)
     if dark:
         boxes = replace(boxes, values=-boxes.values)
-    density = align(boxes, np.arange(len(boxes))).density(boxes)
     half = int(width / spacing / 2)
     steps = np.arange(-half, half + 1) * spacing / boxes.voxel_spacing + boxes.size // 2
-    return -map_coordinates(density, np.stack(np.meshgrid(*[steps] * 3, indexing="ij")), order=1)
+    grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"))
+    rows = np.split(np.arange(len(boxes)), np.cumsum([len(group) for group in position])[:-1])
+    return [-map_coordinates(align(boxes, own).density(boxes), grid, order=1) for own in rows]
 
 
 def cut_slices(boxes: FloatArray, spacing: float) -> list[FloatArray]:
