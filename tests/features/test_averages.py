@@ -1,4 +1,4 @@
-"""Alignment without a reference, and sorting by it: planted particles come back."""
+"""Alignment without a reference, and classification by it: planted particles come back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from tomoloc.features.averages import Average, align
 from tomoloc.features.boxes import Boxes
-from tomoloc.features.sorting import sort_candidates
+from tomoloc.features.classification import classify
 from tomoloc.physics.potential import make_potential
 from tomoloc.physics.rotations import angular_distance
 from tomoloc.physics.wedge import missing_wedge
@@ -138,9 +138,7 @@ def test_noise_gains_little_from_its_own_average(scene, average):
 
 def test_a_mixed_group_falls_apart(boxes, scene):
     vectors = np.random.default_rng(2).normal(size=(len(boxes), 8))
-    found = sort_candidates(
-        boxes, [np.arange(len(boxes))], vectors=vectors, certainty=np.ones(len(boxes))
-    )
+    found = classify(boxes, [np.arange(len(boxes))], vectors=vectors, certainty=np.ones(len(boxes)))
     assert len(found) == 2
     side = found.gain.argmax(axis=1)
     assert max(np.mean(side == scene.kind), np.mean(side != scene.kind)) > 0.95
@@ -150,7 +148,7 @@ def test_groups_of_one_kind_join(boxes, scene):
     own, other = np.flatnonzero(scene.kind == 0), np.flatnonzero(scene.kind == 1)
     vectors = np.random.default_rng(2).normal(size=(len(boxes), 8))
     groups = [own[:6], own[6:], other]
-    found = sort_candidates(boxes, groups, vectors=vectors, certainty=np.ones(len(boxes)))
+    found = classify(boxes, groups, vectors=vectors, certainty=np.ones(len(boxes)))
     assert len(found) == 2
     side = found.gain.argmax(axis=1)
     assert max(np.mean(side == scene.kind), np.mean(side != scene.kind)) > 0.95
@@ -162,10 +160,8 @@ def test_the_same_input_gives_the_same_average(average, boxes):
     np.testing.assert_array_equal(again.fit.gain, average.fit.gain)
 
 
-def test_little_is_sorted_into_nothing(boxes):
-    found = sort_candidates(
-        boxes, [[0, 1]], vectors=np.eye(len(boxes)), certainty=np.ones(len(boxes))
-    )
+def test_little_is_no_kind(boxes):
+    found = classify(boxes, [[0, 1]], vectors=np.eye(len(boxes)), certainty=np.ones(len(boxes)))
     assert len(found) == 0
     assert found.gain.shape == (len(boxes), 0)
 
@@ -183,3 +179,13 @@ def test_wrong_use_is_refused(scene, boxes):
 def test_boxes_may_reach_over_the_border(scene):
     corner = scene.volume.to_position([[0, 0, 0], [61, 149, 175]])
     assert np.isfinite(Boxes.of(scene.volume, corner).values).all()
+
+
+def test_empty_margins_are_no_noise(scene, boxes):
+    wide = np.zeros((62, 150, 500), dtype=np.float32)
+    wide[:, :, :176] = scene.volume.data
+    volume = Volume(data=wide, voxel_spacing=SPACING, origin=scene.volume.origin)
+    found = Boxes.of(volume, scene.position)
+    assert np.mean(np.abs(found.values) ** 2) == pytest.approx(
+        np.mean(np.abs(boxes.values) ** 2), rel=0.15
+    )

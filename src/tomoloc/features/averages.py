@@ -10,8 +10,9 @@ between averages of different kinds.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, Self
 
 import numpy as np
@@ -24,15 +25,17 @@ from tomoloc.features.boxes import (
     Boxes,
     backproject,
     climb,
+    fall_off,
     make_spectrum,
     slice_spectrum,
+    soft_ball,
     solve,
     to_density,
 )
 from tomoloc.nn.device import computes_in_bfloat16
 from tomoloc.physics.rotations import sample_rotations
 
-__all__ = ["Average", "Fit", "align", "compare_coarsely", "find_differences", "hold"]
+__all__ = ["Average", "Fit", "align", "compare_coarsely", "find_differences"]
 
 Array = NDArray[Any]
 
@@ -48,13 +51,17 @@ _STEPS = np.array([[10.0, 0.5], [7.0, 0.35], [4.0, 0.25]]) * [np.pi / 180, 1]
 """Of orientation and place, in radians and voxels at 10 Å."""
 _PARTS = 4
 """Into which the particles of an average are divided, so that none is compared with itself."""
-_RADIUS, _EDGE = 60.0, 30.0
-"""Of the first mask, and of the soft edge beyond it, in angstrom."""
+_RADIUS = 60.0
+"""Of the first mask, in angstrom."""
 _LARGEST = 80.0
-"""Radius of the largest mask, as the first one has it."""
+"""Radius in angstrom of a ball; masks are smaller than one and a half of it."""
+_ROOM = 20.0
+"""Between what is dense and the soft edge of the mask, and width of that edge, in angstrom."""
 _LEVEL = 0.25
 """Of the highest density, blurred: above it lies the particle."""
 _BLOCK = 64
+_NONE = -1
+"""Part of boxes that are not in an average."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -175,32 +182,60 @@ class Average:
         """
         rows = np.asarray(rows)
         part = np.arange(len(self)) % min(parts, len(self))
-        sums = [
-            backproject(boxes, self.rows[own], self.fit.rotation[own], self.fit.shift[own])
-            for own in (part == q for q in range(part.max() + 1))
-        ]
-        values, weights = (np.sum([s[i] for s in sums], axis=0) for i in (0, 1))
-        part_of = np.full(len(boxes), -1)
+        part_of = np.full(len(boxes), _NONE)
         part_of[self.rows] = part
         fit = Fit.unknown(len(rows))
         if known is not None:
             fit.rotation[:], fit.shift[:] = known.rotation, known.shift
-        for q in range(-1, len(sums)):
+        for q, density in self._without_each(boxes, part):
             own = np.flatnonzero(part_of[rows] == q)
-            if not len(own) or (q >= 0 and len(sums) == 1):
-                continue
-            left = (values, weights)
-            if q >= 0:
-                left = (values - sums[q][0], weights - sums[q][1])
-            found = _search(
-                boxes,
-                rows[own],
-                solve(*left, self.mask),
-                None if known is None else known[own],
-                everywhere=everywhere,
-            )
-            fit.put(own, found)
+            if len(own):
+                start = None if known is None else known[own]
+                fit.put(own, _search(boxes, rows[own], density(), start, everywhere=everywhere))
         return fit
+
+    def compare_halves(self, boxes: Boxes, side: ArrayLike) -> NDArray[np.float32]:
+        """Gains of members with averages of either half of them, with their poses held.
+
+        Parameters
+        ----------
+        boxes : Boxes
+        side : array_like of int, shape (m,)
+            0 or 1: the half of each member.
+
+        Returns
+        -------
+        ndarray, shape (m, 2)
+            -inf for a side without members.
+        """
+        gain = np.full((len(self), 2), -np.inf, dtype=np.float32)
+        for half in (0, 1):
+            own = np.flatnonzero(np.asarray(side) == half)
+            part = np.full(len(self), _NONE)
+            part[own] = np.arange(len(own)) % min(2, max(len(own), 1))
+            for q, density in self._without_each(boxes, part):
+                rows = np.flatnonzero(part == q)
+                if len(rows):
+                    fit, spectrum = self.fit[rows], make_spectrum(density())
+                    turns, shifts = fit.rotation[:, None], fit.shift[:, None]
+                    held = _climb(boxes, self.rows[rows], spectrum, turns, shifts, _STEPS[:0])
+                    gain[rows, half] = held.gain
+        return gain
+
+    def _without_each(
+        self, boxes: Boxes, part: Array
+    ) -> Iterator[tuple[int, Callable[[], NDArray[np.float32]]]]:
+        """The density of all parts, for boxes of none, and then without each of them."""
+        sums = [
+            backproject(boxes, self.rows[own], self.fit.rotation[own], self.fit.shift[own])
+            for own in (part == q for q in range(part.max() + 1))
+        ]
+        if not sums:
+            return
+        values, weights = (np.sum([one[i] for one in sums], axis=0) for i in (0, 1))
+        yield _NONE, lambda: solve(values, weights, self.mask)
+        for q, (less, known) in enumerate(sums if len(sums) > 1 else ()):
+            yield q, partial(solve, values - less, weights - known, self.mask)
 
     def refined(self, boxes: Boxes, *, rounds: int = 1, parts: int = _PARTS) -> Self:
         """Align the particles to averages of the others again, and fit the mask to the density."""
@@ -222,7 +257,7 @@ class Average:
         moved = ndimage.shift(self.mask, -off, order=1)
         wide = replace(centered, mask=np.asarray(moved, dtype=np.float32))
         found = _envelope(wide.density(boxes), spacing)
-        largest = _ball(boxes.size, spacing, _LARGEST)
+        largest = soft_ball(boxes.size, spacing, _LARGEST)
         return replace(wide, mask=found) if found.sum() < 1.5 * largest.sum() else wide
 
     def gathered(self, rows: ArrayLike, fit: Fit) -> Self:
@@ -263,7 +298,7 @@ def align(boxes: Boxes, rows: ArrayLike, *, starts: int = 3) -> Average:
 
 def _align(boxes: Boxes, rows: NDArray[np.intp], start: int) -> Average:
     coarse = boxes.coarsened(_STAGES[0][0])
-    mask = _ball(boxes.size, boxes.voxel_spacing, _RADIUS)
+    mask = soft_ball(boxes.size, boxes.voxel_spacing, _RADIUS)
     first = Average(rows=rows[[start]], fit=Fit.unknown(1), mask=mask)
     fit = _search(coarse, rows, first.density(coarse), None)
     fit.rotation[start], fit.shift[start] = np.eye(3), 0
@@ -342,19 +377,6 @@ def _rotations() -> Array:
     return np.ascontiguousarray(matrix, dtype=np.float32)
 
 
-@cache
-def _ball(size: int, spacing: float, radius: float) -> NDArray[np.float32]:
-    axis = (np.arange(size) - size // 2) * spacing
-    distance = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
-    return _fall(distance - radius)
-
-
-def _fall(distance: Array) -> NDArray[np.float32]:
-    """1 up to a distance of 0, 0 beyond the edge."""
-    beyond = np.clip(distance / _EDGE, 0, 1)
-    return np.asarray(0.5 + 0.5 * np.cos(np.pi * beyond), dtype=np.float32)
-
-
 def _envelope(density: Array, spacing: float) -> NDArray[np.float32]:
     """A soft mask around the largest dense part."""
     blurred = ndimage.gaussian_filter(density, 10 / spacing)
@@ -363,7 +385,7 @@ def _envelope(density: Array, spacing: float) -> NDArray[np.float32]:
     if n > 1:
         dense = label == 1 + np.argmax(ndimage.sum(dense, label, range(1, n + 1)))
     away = ndimage.distance_transform_edt(~dense, sampling=spacing)
-    return _fall((np.asarray(away) - 20.0) * 1.5)
+    return fall_off(np.asarray(away) - _ROOM, _ROOM)
 
 
 def compare_coarsely(boxes: Boxes, average: Average) -> NDArray[np.float32]:
@@ -372,51 +394,6 @@ def compare_coarsely(boxes: Boxes, average: Average) -> NDArray[np.float32]:
     return np.asarray(
         _search_coarsely(boxes.coarsened(_GLOBAL), np.arange(len(boxes)), spectrum)[2]
     )
-
-
-def hold(boxes: Boxes, average: Average, side: ArrayLike) -> NDArray[np.float32]:
-    """Gains of members with averages of either half of them, with their poses held.
-
-    Parameters
-    ----------
-    boxes : Boxes
-    average : Average
-    side : array_like of int, shape (m,)
-        0 or 1: the half of each member.
-
-    Returns
-    -------
-    ndarray, shape (m, 2)
-        -inf for a side without members.
-    """
-    side = np.asarray(side)
-    gain = np.full((len(average), 2), -np.inf, dtype=np.float32)
-    for half in (0, 1):
-        own = np.flatnonzero(side == half)
-        if not len(own):
-            continue
-        part = np.full(len(average), -1)
-        part[own] = np.arange(len(own)) % min(2, len(own))
-        sums = [
-            backproject(
-                boxes, average.rows[part == q], average.fit.rotation[part == q],
-                average.fit.shift[part == q],
-            )
-            for q in range(part.max() + 1)
-        ]  # fmt: skip
-        for q in range(-1, len(sums)):
-            rows = np.flatnonzero(part == q)
-            others = [one for other, one in enumerate(sums) if other != q]
-            if not len(rows) or not others:
-                continue
-            values, known = (np.sum([one[i] for one in others], axis=0) for i in (0, 1))
-            spectrum = make_spectrum(solve(values, known, average.mask))
-            fit = average.fit[rows]
-            gain[rows, half] = _climb(
-                boxes, average.rows[rows], spectrum, fit.rotation[:, None], fit.shift[:, None],
-                _STEPS[:0],
-            ).gain  # fmt: skip
-    return gain
 
 
 def find_differences(boxes: Boxes, average: Average) -> NDArray[np.float32]:

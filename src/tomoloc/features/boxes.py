@@ -11,8 +11,8 @@ it nearly.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from itertools import product
 from typing import Any, Self
 
@@ -23,8 +23,8 @@ from scipy import fft
 
 from tomoloc.types import Volume
 
-__all__ = ["Boxes", "backproject", "climb", "make_spectrum", "slice_spectrum", "solve"]
-__all__ += ["to_density"]
+__all__ = ["Boxes", "backproject", "climb", "fall_off", "make_spectrum", "slice_spectrum"]
+__all__ += ["soft_ball", "solve", "to_density"]
 
 Array = NDArray[Any]
 
@@ -102,7 +102,7 @@ class Boxes:
         side = (2 * half + 1) * spacing
         size = 2 * math.ceil(1.5 * side / resolution - 0.5) + 1
         index = volume.to_index(np.reshape(np.asarray(position, dtype=np.float64), (-1, 3)))
-        mask = _soft_ball(2 * half + 1, spacing)
+        mask = soft_ball(2 * half + 1, spacing, _FREE / 2)
         cut = _Cutter(data=np.asarray(volume.data), half=half, mask=mask)
         every = _half_space(limit=side / resolution)
         power = _measure_noise(cut, every, np.random.default_rng(seed))
@@ -136,12 +136,11 @@ class Boxes:
         kept = np.linalg.norm(self.frequency, axis=1) < limit
         if kept.all():
             return self
-        return Boxes(
+        return replace(
+            self,
             values=np.ascontiguousarray(self.values[:, kept]),
             frequency=np.ascontiguousarray(self.frequency[kept]),
             transfer=self.transfer[kept],
-            size=self.size,
-            voxel_spacing=self.voxel_spacing,
         )
 
     @cached_property
@@ -184,10 +183,17 @@ class _Cutter:
         return np.asarray(fft.fftn(fft.ifftshift(box * inside)))
 
 
-def _soft_ball(size: int, spacing: float) -> Array:
+@cache
+def soft_ball(size: int, spacing: float, radius: float) -> NDArray[np.float32]:
+    """A ball in the middle of a cube of odd size, of which the edge is soft, in angstrom."""
     axis = (np.arange(size) - size // 2) * spacing
-    radius = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
-    beyond = np.clip((radius - _FREE / 2) / _EDGE, 0, 1)
+    distance = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
+    return fall_off(distance - radius, _EDGE)
+
+
+def fall_off(distance: Array, edge: float) -> NDArray[np.float32]:
+    """1 up to a distance of 0, 0 beyond the edge, and half a cosine between."""
+    beyond = np.clip(distance / edge, 0, 1)
     return np.asarray(0.5 + 0.5 * np.cos(np.pi * beyond), dtype=np.float32)
 
 
@@ -205,8 +211,11 @@ def _measure_noise(cut: _Cutter, frequency: Array, rng: np.random.Generator) -> 
     shape = np.array(cut.data.shape)
     low = np.minimum(cut.half, (shape - 1) // 2)
     places = rng.integers(low, np.maximum(shape - low, low + 1), size=(_NOISE_BOXES, 3))
-    power = [np.abs(cut(place)[tuple(frequency.T)]) ** 2 for place in places]
-    return np.asarray(np.median(power, axis=0) / np.log(2))
+    power = np.array([np.abs(cut(place)[tuple(frequency.T)]) ** 2 for place in places])
+    # Tomograms may have empty margins, whose boxes hold nothing, or next to nothing.
+    total = power.sum(axis=1)
+    filled = total >= 0.5 * np.percentile(total[total > 0], 75) if total.any() else total == 0
+    return np.asarray(np.median(power[filled], axis=0) / np.log(2))
 
 
 def make_spectrum(density: Array) -> NDArray[np.complex64]:
@@ -223,7 +232,7 @@ def make_spectrum(density: Array) -> NDArray[np.complex64]:
     size = density.shape[0]
     padded = np.zeros((_PADDING * size,) * 3, dtype=np.float32)
     padded[_middle(size)] = density / _droop(size)
-    return np.asarray(fft.fftshift(fft.fftn(fft.ifftshift(padded), workers=2)), dtype=np.complex64)
+    return np.asarray(fft.fftshift(fft.fftn(fft.ifftshift(padded), workers=-1)), dtype=np.complex64)
 
 
 def backproject(
@@ -301,7 +310,7 @@ def solve(values: Array, known: Array, mask: Array) -> NDArray[np.float32]:
 
 def to_density(values: Array, size: int) -> NDArray[np.float32]:
     """Transform a spectrum, zero frequency first, to a cube of that side."""
-    density = fft.fftshift(fft.ifftn(values, workers=2).real)[_middle(size)]
+    density = fft.fftshift(fft.ifftn(values, workers=-1).real)[_middle(size)]
     return np.asarray(density / _droop(size), dtype=np.float32)
 
 
@@ -310,26 +319,19 @@ def _middle(size: int) -> tuple[slice, slice, slice]:
     return (slice(start, start + size),) * 3
 
 
-_CACHE: dict[tuple[str, int], Any] = {}
-
-
-def _droop(size: int) -> Array:
+@cache
+def _droop(size: int) -> NDArray[np.float32]:
     """What linear interpolation between frequencies does to a density, by place."""
-    if ("droop", size) not in _CACHE:
-        along = np.sinc((np.arange(size) - size // 2) / (_PADDING * size)) ** 2
-        droop = along[:, None, None] * along[:, None] * along
-        _CACHE["droop", size] = droop.astype(np.float32)
-    return np.asarray(_CACHE["droop", size])
+    along = np.sinc((np.arange(size) - size // 2) / (_PADDING * size)) ** 2
+    return np.asarray(along[:, None, None] * along[:, None] * along, dtype=np.float32)
 
 
+@cache
 def _shells(size: int) -> NDArray[np.intp]:
     """Shell of each point of a spectrum, zero frequency first."""
-    if ("shells", size) not in _CACHE:
-        axis = fft.fftfreq(_PADDING * size) * size
-        radius = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
-        shell = np.minimum(np.rint(radius), size // 2 + 1).astype(int).ravel()
-        _CACHE["shells", size] = shell
-    return np.asarray(_CACHE["shells", size])
+    axis = fft.fftfreq(_PADDING * size) * size
+    radius = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
+    return np.minimum(np.rint(radius), size // 2 + 1).astype(np.intp).ravel()
 
 
 @njit(fastmath=True, cache=True)

@@ -1,4 +1,4 @@
-"""Sort candidates by what they look like once they are aligned: averages that compete.
+"""Classify candidates by what they look like once they are aligned: averages that compete.
 
 Groups of candidates that may be of one kind are aligned and averaged (`tomoloc.features.averages`),
 and all averages compete for all candidates by how much likelier each makes them. Groups that are
@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tomoloc.features.averages import Average, Fit, align, compare_coarsely, find_differences, hold
+from tomoloc.features.averages import Average, Fit, align, compare_coarsely, find_differences
 from tomoloc.features.boxes import Boxes
 from tomoloc.features.kinds import unit
 
-__all__ = ["Sorting", "sort_candidates"]
+__all__ = ["Classification", "classify"]
 
 Array = NDArray[Any]
 
@@ -54,7 +54,7 @@ _NEAR = 0.25
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Sorting:
+class Classification:
     """Averages and how candidates fit to them.
 
     Parameters
@@ -76,10 +76,10 @@ class Sorting:
         return len(self.averages)
 
 
-def sort_candidates(
+def classify(
     boxes: Boxes, groups: Sequence[ArrayLike], *, vectors: ArrayLike, certainty: ArrayLike
-) -> Sorting:
-    """Sort candidates into kinds.
+) -> Classification:
+    """Classify candidates: find kinds, an average of each, and which candidates are of it.
 
     Parameters
     ----------
@@ -94,19 +94,21 @@ def sort_candidates(
 
     Returns
     -------
-    Sorting
+    Classification
     """
-    sorter = _Sorter(boxes=boxes, vectors=np.asarray(vectors), certainty=np.asarray(certainty))
+    classifier = _Classifier(
+        boxes=boxes, vectors=np.asarray(vectors), certainty=np.asarray(certainty)
+    )
     rows = [np.asarray(group, dtype=np.intp)[:_MOST] for group in groups]
     averages = [align(boxes, own) for own in rows if len(own) >= _FEWEST]
-    averages = sorter.compete(sorter.fit(sorter.divide(averages)))
-    averages = sorter.compete(sorter.join(sorter.fit(averages)))
-    averages = sorter.compete(sorter.fit(sorter.divide(averages)))
-    return sorter.fit(averages)
+    averages = classifier.compete(classifier.fit(classifier.divide(averages)))
+    averages = classifier.compete(classifier.join(classifier.fit(averages)))
+    averages = classifier.compete(classifier.fit(classifier.divide(averages)))
+    return classifier.fit(averages)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class _Sorter:
+class _Classifier:
     boxes: Boxes
     vectors: Array
     certainty: Array
@@ -117,7 +119,7 @@ class _Sorter:
         own = frozenset(average.rows.tolist())
         return any(len(own & one) > _SAME * len(own | one) for one in self.whole)
 
-    def fit(self, averages: Sequence[Average]) -> Sorting:
+    def fit(self, averages: Sequence[Average]) -> Classification:
         """Fit all averages to all candidates, with care to those that they may be of."""
         n, k = len(self.boxes), len(averages)
         coarse = np.full((n, k), -np.inf, dtype=np.float32)
@@ -138,7 +140,7 @@ class _Sorter:
         known.put(rows, fit)
         return known
 
-    def compete(self, found: Sorting) -> list[Average]:
+    def compete(self, found: Classification) -> list[Average]:
         """Make averages of those that each explains best."""
         made: list[Average] = []
         if not len(found):
@@ -213,7 +215,7 @@ class _Sorter:
     def _find_halves(self, average: Average) -> NDArray[np.intp] | None:
         """Divide members, with their poses held, where two kinds may be."""
         n, best, found = len(average), 0.0, None
-        usual = hold(self.boxes, average, np.zeros(n, dtype=np.intp)).max(axis=1).mean()
+        usual = average.compare_halves(self.boxes, np.zeros(n, dtype=np.intp)).max(axis=1).mean()
         directions = [
             _main_directions(self.vectors[average.rows], 1),
             _main_directions(find_differences(self.boxes, average), _DIRECTIONS),
@@ -231,7 +233,7 @@ class _Sorter:
 
     def _settle(self, average: Average, side: Array) -> tuple[Array, NDArray[np.intp]] | None:
         for turn in range(_ROUNDS):
-            gain = hold(self.boxes, average, side)
+            gain = average.compare_halves(self.boxes, side)
             more = gain[:, 1] - gain[:, 0]
             # While both are poor, the better one would take all.
             moved = (more > (np.median(more) if turn < _EVEN else 0)).astype(np.intp)
@@ -242,7 +244,7 @@ class _Sorter:
             side = moved
         return gain, side
 
-    def join(self, found: Sorting) -> Sorting:
+    def join(self, found: Classification) -> Classification:
         """Join averages of one kind."""
         averages, fits = list(found.averages), list(found.fits)
         refused: set[frozenset[int]] = set()
@@ -268,13 +270,13 @@ class _Sorter:
                 refused.clear()
             else:
                 refused.add(frozenset(id(averages[i]) for i in pair))
-        return _Sorter.collect(averages, fits, n=len(self.boxes))
+        return _Classifier.collect(averages, fits, n=len(self.boxes))
 
     @staticmethod
-    def collect(averages: Sequence[Average], fits: Sequence[Fit], *, n: int) -> Sorting:
+    def collect(averages: Sequence[Average], fits: Sequence[Fit], *, n: int) -> Classification:
         """Put all gains into one table."""
         gain = np.reshape([fit.gain for fit in fits], (len(fits), n)).T
-        return Sorting(averages=averages, gain=gain, fits=fits)
+        return Classification(averages=averages, gain=gain, fits=fits)
 
     def _find_alike(
         self, averages: Sequence[Average], fits: Sequence[Fit], refused: set[frozenset[int]]
