@@ -10,9 +10,11 @@ between averages of different kinds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import product
 from typing import Any, Self
 
 import numpy as np
@@ -35,20 +37,29 @@ from tomoloc.features.boxes import (
 from tomoloc.nn.device import computes_in_bfloat16
 from tomoloc.physics.rotations import sample_rotations
 
-__all__ = ["Average", "Fit", "align", "compare_coarsely", "find_differences"]
+__all__ = ["Average", "Fit", "Poses", "align", "compare_coarsely", "find_differences", "join_poses"]
 
 Array = NDArray[Any]
+Poses = tuple[Array, Array]
 
 _STAGES = ((62.0, 2), (50.0, 2), (42.0, 2), (36.0, 2), (0.0, 2))
 """Resolution in angstrom, 0 for all that there is, and rounds of alignment with it."""
+_TRIED = 2
+"""Stages after which the best of several starts is known."""
 _GLOBAL = 50.0
 """Resolution at which all orientations are tried."""
 _ANGLE = 20.0
 """Degrees between them."""
+_FAR, _NEAR = 2, 1
+"""Voxels from the middle of a box, and from where a particle was last, in which it is looked for
+first."""
 _STARTS = 3
 """Orientations from which steps lead to the best one."""
-_STEPS = np.array([[10.0, 0.5], [7.0, 0.35], [4.0, 0.25]]) * [np.pi / 180, 1]
-"""Of orientation and place, in radians and voxels at 10 Å."""
+_STEPS = ((10.0, 0.5, _GLOBAL, 2), (7.0, 0.35, 0.0, 2), (4.0, 0.25, 0.0, 1))
+"""Of orientation and place, in degrees and voxels at 10 Å; resolution in angstrom, 0 for all that
+there is; and how many poses are left after each."""
+_HELD = ((0.0, 0.0, 0.0, 1),)
+"""No steps at all."""
 _PARTS = 4
 """Into which the particles of an average are divided, so that none is compared with itself."""
 _RADIUS = 60.0
@@ -110,6 +121,11 @@ class Fit:
         )
 
     @property
+    def poses(self) -> Poses:
+        """Rotations and shifts, one of each box."""
+        return self.rotation[:, None], self.shift[:, None]
+
+    @property
     def orientation(self) -> Rotation:
         """From the average to the tomogram, xyz."""
         return Rotation.from_matrix(self.rotation[:, ::-1, ::-1]).inv()
@@ -155,7 +171,7 @@ class Average:
         self,
         boxes: Boxes,
         rows: ArrayLike,
-        known: Fit | None = None,
+        poses: Poses | None = None,
         *,
         parts: int = _PARTS,
         everywhere: bool = True,
@@ -167,13 +183,14 @@ class Average:
         boxes : Boxes
         rows : array_like of int, shape (n,)
             Of the boxes to fit it into.
-        known : Fit, optional
-            Poses of these to start from, beside those that are tried everywhere.
+        poses : tuple of ndarray, shape (n, m, 3, 3) and (n, m, 3), optional
+            Rotations and shifts to start from, beside those that are tried everywhere; the particle
+            is no farther than a voxel from where the last of them have it.
         parts : int
             Into which the particles of the average are divided; the more, the better are the
             averages of others.
         everywhere : bool
-            Try all orientations, not only those near the known poses.
+            Try all orientations, not only those near given poses.
 
         Returns
         -------
@@ -185,12 +202,12 @@ class Average:
         part_of = np.full(len(boxes), _NONE)
         part_of[self.rows] = part
         fit = Fit.unknown(len(rows))
-        if known is not None:
-            fit.rotation[:], fit.shift[:] = known.rotation, known.shift
+        if poses is not None:
+            fit.rotation[:], fit.shift[:] = poses[0][:, -1], poses[1][:, -1]
         for q, density in self._without_each(boxes, part):
             own = np.flatnonzero(part_of[rows] == q)
             if len(own):
-                start = None if known is None else known[own]
+                start = None if poses is None else (poses[0][own], poses[1][own])
                 fit.put(own, _search(boxes, rows[own], density(), start, everywhere=everywhere))
         return fit
 
@@ -217,8 +234,7 @@ class Average:
                 rows = np.flatnonzero(part == q)
                 if len(rows):
                     fit, spectrum = self.fit[rows], make_spectrum(density())
-                    turns, shifts = fit.rotation[:, None], fit.shift[:, None]
-                    held = _climb(boxes, self.rows[rows], spectrum, turns, shifts, _STEPS[:0])
+                    held = _climb(boxes, self.rows[rows], spectrum, fit.poses, _HELD)
                     gain[rows, half] = held.gain
         return gain
 
@@ -242,7 +258,7 @@ class Average:
         average = self
         for turn in range(rounds):
             fit = average.compare(
-                boxes, average.rows, average.fit, parts=parts, everywhere=turn == 0
+                boxes, average.rows, average.fit.poses, parts=parts, everywhere=turn == 0
             )
             average = replace(average, fit=fit)
         return average.masked(boxes)
@@ -292,58 +308,75 @@ def align(boxes: Boxes, rows: ArrayLike, *, starts: int = 3) -> Average:
     rows = np.asarray(rows, dtype=np.intp)
     if not len(rows):
         raise ValueError("nothing to align: no boxes are given")
-    tried = (_align(boxes, rows, start) for start in range(min(starts, len(rows))))
-    return max(tried, key=lambda average: average.gain)
+    tried = [_start(boxes, rows, first) for first in range(min(starts, len(rows)))]
+    best = max(tried, key=lambda average: average.gain)
+    return _sharpen(boxes, best, _STAGES[_TRIED:])
 
 
-def _align(boxes: Boxes, rows: NDArray[np.intp], start: int) -> Average:
+def _start(boxes: Boxes, rows: NDArray[np.intp], first: int) -> Average:
+    """Align all to one of them, blurred, and from there on to their averages."""
     coarse = boxes.coarsened(_STAGES[0][0])
     mask = soft_ball(boxes.size, boxes.voxel_spacing, _RADIUS)
-    first = Average(rows=rows[[start]], fit=Fit.unknown(1), mask=mask)
-    fit = _search(coarse, rows, first.density(coarse), None)
-    fit.rotation[start], fit.shift[start] = np.eye(3), 0
-    average = Average(rows=rows, fit=fit, mask=mask)
-    for resolution, rounds in _STAGES:
+    one = Average(rows=rows[[first]], fit=Fit.unknown(1), mask=mask)
+    fit = _search(coarse, rows, one.density(coarse), None)
+    fit.rotation[first], fit.shift[first] = np.eye(3), 0
+    return _sharpen(boxes, Average(rows=rows, fit=fit, mask=mask), _STAGES[:_TRIED])
+
+
+def _sharpen(boxes: Boxes, average: Average, stages: Sequence[tuple[float, int]]) -> Average:
+    for resolution, rounds in stages:
         seen = boxes.coarsened(resolution) if resolution else boxes
         average = average.refined(seen, rounds=rounds, parts=2 if resolution else _PARTS)
     return average
 
 
 def _search(
-    boxes: Boxes, rows: Array, density: Array, known: Fit | None, *, everywhere: bool = True
+    boxes: Boxes, rows: Array, density: Array, poses: Poses | None, *, everywhere: bool = True
 ) -> Fit:
     """Find the best pose of a density in each box: all orientations coarsely, then steps."""
     spectrum = make_spectrum(density)
-    rotation, shift = np.empty((len(rows), 0, 3, 3)), np.empty((len(rows), 0, 3))
-    if everywhere or known is None:
-        around = None if known is None else known.shift
-        rotation, shift, _ = _search_coarsely(boxes.coarsened(_GLOBAL), rows, spectrum, around)
-    if known is not None:
-        rotation = np.concatenate([rotation, known.rotation[:, None]], axis=1)
-        shift = np.concatenate([shift, known.shift[:, None]], axis=1)
-    return _climb(boxes, rows, spectrum, rotation, shift, _STEPS)
+    if poses is None:
+        poses, _ = _search_coarsely(boxes.coarsened(_GLOBAL), rows, spectrum)
+    elif everywhere:
+        found, _ = _search_coarsely(boxes.coarsened(_GLOBAL), rows, spectrum, poses[1][:, -1])
+        poses = join_poses(found, poses)
+    return _climb(boxes, rows, spectrum, poses, _STEPS)
+
+
+def join_poses(first: Poses, last: Poses) -> Poses:
+    """Poses to start from, of the same boxes, in one."""
+    rotation, shift = (np.concatenate(pair, axis=1) for pair in zip(first, last, strict=True))
+    return rotation, shift
 
 
 def _climb(
-    boxes: Boxes, rows: Array, spectrum: Array, rotation: Array, shift: Array, steps: Array
+    boxes: Boxes,
+    rows: Array,
+    spectrum: Array,
+    poses: Poses,
+    steps: Sequence[tuple[float, float, float, int]],
 ) -> Fit:
     n = len(rows)
     gain, power = np.empty(n, np.float32), np.empty(n, np.float32)
-    rotation = np.ascontiguousarray(rotation, dtype=np.float32)
-    shift = np.ascontiguousarray(shift, dtype=np.float32)
-    steps = steps * [1, 10 / boxes.voxel_spacing]
+    rotation, shift = (np.array(one, dtype=np.float32, order="C") for one in poses)
+    every = len(boxes.frequency)
+    table = [
+        (math.radians(angle), move * 10 / boxes.voxel_spacing,
+         boxes.count(resolution) if resolution else every, left)
+        for angle, move, resolution, left in steps
+    ]  # fmt: skip
     climb(
         spectrum, boxes.values[rows], boxes.frequency, boxes.transfer, boxes.size,
-        rotation, shift, steps.astype(np.float32), gain, power,
+        rotation, shift, np.array(table), gain, power,
     )  # fmt: skip
     return Fit(gain=gain, power=power, rotation=rotation[:, 0].copy(), shift=shift[:, 0].copy())
 
 
 def _search_coarsely(
     boxes: Boxes, rows: Array, spectrum: Array, around: Array | None = None
-) -> tuple[Array, Array, Array]:
-    """The best orientations of a density in each box, their shifts, and the highest gain."""
-    rotations = _rotations()
+) -> tuple[Poses, Array]:
+    """The best poses of a density in each box, and the highest gain."""
+    rotations, moves = _rotations(), _moves(_FAR if around is None else _NEAR)
     models = np.empty((len(rotations), 2 * len(boxes.frequency)), dtype=np.float32)
     slice_spectrum(spectrum, rotations, boxes.frequency, boxes.transfer, models)
     power = torch.from_numpy((models**2).sum(axis=1))
@@ -351,23 +384,31 @@ def _search_coarsely(
     turned = torch.from_numpy(models).to(kind).T
     shape = (len(rows), _STARTS)
     rotation, shift = np.empty((*shape, 3, 3), np.float32), np.empty((*shape, 3), np.float32)
-    best = np.empty(len(rows), np.float32)
+    best, phases = np.empty(len(rows), np.float32), boxes.phases(moves)
     for first in range(0, len(rows), _BLOCK):
         some = slice(first, first + _BLOCK)
         values = boxes.values[rows[some]]
         if around is not None:
             values = values * boxes.phases(around[some])
-        moved = values[:, None] * boxes.whole_phases
+        moved = values[:, None] * phases
         real = np.concatenate([moved.real, moved.imag], axis=-1).astype(np.float32)
         dot = (torch.from_numpy(real).to(kind) @ turned).float()
         gain, place = (2 * dot - power).max(dim=1)
         top, which = gain.topk(_STARTS, dim=1)
         best[some] = top[:, 0].numpy()
         rotation[some] = rotations[which.numpy()]
-        shift[some] = boxes.whole_shifts[place.gather(1, which).numpy()]
+        shift[some] = moves[place.gather(1, which).numpy()]
     if around is not None:
         shift += around[:, None]
-    return rotation, shift, best
+    return (rotation, shift), best
+
+
+@cache
+def _moves(reach: float) -> Array:
+    """Shifts zyx by whole voxels, up to a distance, shape (n, 3)."""
+    along = range(-math.floor(reach), math.floor(reach) + 1)
+    every = np.array(list(product(along, repeat=3)), dtype=np.float32)
+    return every[(every**2).sum(axis=1) <= reach**2]
 
 
 @cache
@@ -388,12 +429,29 @@ def _envelope(density: Array, spacing: float) -> NDArray[np.float32]:
     return fall_off(np.asarray(away) - _ROOM, _ROOM)
 
 
-def compare_coarsely(boxes: Boxes, average: Average) -> NDArray[np.float32]:
-    """Highest gain of each box at low resolution, its own part in the average not left out."""
-    spectrum = make_spectrum(average.density(boxes))
-    return np.asarray(
-        _search_coarsely(boxes.coarsened(_GLOBAL), np.arange(len(boxes)), spectrum)[2]
-    )
+def compare_coarsely(
+    boxes: Boxes, average: Average, rows: ArrayLike, *, around: Array | None = None
+) -> tuple[Poses, NDArray[np.float32]]:
+    """Fit an average into boxes at low resolution, its own members' part in it not left out.
+
+    Parameters
+    ----------
+    boxes : Boxes
+    average : Average
+    rows : array_like of int, shape (n,)
+        Of the boxes to fit it into.
+    around : ndarray, shape (n, 3), optional
+        Shifts near which the particles are, zyx in voxels.
+
+    Returns
+    -------
+    poses : tuple of ndarray, shape (n, m, 3, 3) and (n, m, 3)
+        The best ones, for `Average.compare`.
+    gain : ndarray, shape (n,)
+    """
+    spectrum, coarse = make_spectrum(average.density(boxes)), boxes.coarsened(_GLOBAL)
+    poses, gain = _search_coarsely(coarse, np.asarray(rows), spectrum, around)
+    return poses, np.asarray(gain)
 
 
 def find_differences(boxes: Boxes, average: Average) -> NDArray[np.float32]:

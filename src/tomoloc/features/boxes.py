@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache
 from itertools import product
 from typing import Any, Self
 
@@ -53,7 +53,7 @@ class Boxes:
     values : ndarray of complex64, shape (n, k)
         Each with noise of variance 1.
     frequency : ndarray of float32, shape (k, 3)
-        Whole cycles per box, zyx. Of each pair of opposite ones there is one.
+        Whole cycles per box, zyx, the lowest first. Of each pair of opposite ones there is one.
     transfer : ndarray of float32, shape (k,)
         What a density's coefficient is multiplied with.
     size : int
@@ -132,27 +132,20 @@ class Boxes:
 
     def coarsened(self, resolution: float) -> Boxes:
         """Leave out what is finer than a resolution in angstrom."""
-        limit = self.size * self.voxel_spacing / resolution
-        kept = np.linalg.norm(self.frequency, axis=1) < limit
-        if kept.all():
+        n = self.count(resolution)
+        if n == len(self.frequency):
             return self
         return replace(
             self,
-            values=np.ascontiguousarray(self.values[:, kept]),
-            frequency=np.ascontiguousarray(self.frequency[kept]),
-            transfer=self.transfer[kept],
+            values=np.ascontiguousarray(self.values[:, :n]),
+            frequency=self.frequency[:n],
+            transfer=self.transfer[:n],
         )
 
-    @cached_property
-    def whole_shifts(self) -> Array:
-        """Shifts zyx by whole voxels, up to two, shape (33, 3)."""
-        every = np.array(list(product((-2, -1, 0, 1, 2), repeat=3)), dtype=np.float32)
-        return every[(every**2).sum(axis=1) <= 4]
-
-    @cached_property
-    def whole_phases(self) -> Array:
-        """Factors for `whole_shifts`, shape (33, k)."""
-        return self.phases(self.whole_shifts)
+    def count(self, resolution: float) -> int:
+        """How many of the coefficients are no finer than a resolution in angstrom."""
+        radius = np.linalg.norm(self.frequency, axis=1)
+        return int(np.searchsorted(radius, self.size * self.voxel_spacing / resolution))
 
     def phases(self, shift: Array) -> Array:
         """Factors that move what lies at shifts, shape (n, 3), to the middle: shape (n, k)."""
@@ -198,12 +191,13 @@ def fall_off(distance: Array, edge: float) -> NDArray[np.float32]:
 
 
 def _half_space(*, limit: float) -> NDArray[np.intp]:
-    """One of each pair of opposite frequencies up to a limit, shape (k, 3)."""
+    """One of each pair of opposite frequencies up to a limit, the lowest first, shape (k, 3)."""
     most = math.ceil(limit)
     every = np.array(list(product(range(-most, most + 1), repeat=3)))
     radius = np.linalg.norm(every, axis=1)
     first = [tuple(row) > (0, 0, 0) for row in every.tolist()]
-    return np.asarray(every[np.array(first) & (radius < limit) & (radius >= _COARSEST)])
+    kept = np.flatnonzero(np.array(first) & (radius < limit) & (radius >= _COARSEST))
+    return np.asarray(every[kept[np.argsort(radius[kept], kind="stable")]])
 
 
 def _measure_noise(cut: _Cutter, frequency: Array, rng: np.random.Generator) -> Array:
@@ -310,7 +304,8 @@ def solve(values: Array, known: Array, mask: Array) -> NDArray[np.float32]:
 
 def to_density(values: Array, size: int) -> NDArray[np.float32]:
     """Transform a spectrum, zero frequency first, to a cube of that side."""
-    density = fft.fftshift(fft.ifftn(values, workers=-1).real)[_middle(size)]
+    half = values[..., : values.shape[-1] // 2 + 1]
+    density = fft.fftshift(fft.irfftn(half, s=values.shape, workers=-1))[_middle(size)]
     return np.asarray(density / _droop(size), dtype=np.float32)
 
 
@@ -401,9 +396,12 @@ def slice_spectrum(
 @njit(fastmath=True, cache=True)
 def _gain(
     spectrum: Array, rotation: Array, shift: Array,
-    box: Array, frequency: Array, transfer: Array, size: int,
+    box: Array, frequency: Array, transfer: Array, size: int, count: int,
 ) -> tuple[np.float32, np.float32]:  # fmt: skip
-    """How much likelier a box is with the density than without; the density's power."""
+    """How much likelier a box is with the density than without; the density's power.
+
+    By the first coefficients, so many of them.
+    """
     half = size // 2
     phase = np.empty((3, size), np.complex64)
     for axis in range(3):
@@ -411,7 +409,7 @@ def _gain(
             turn = 2 * math.pi * q * shift[axis] / size
             phase[axis, q + half] = complex(math.cos(turn), math.sin(turn))
     dot, power = np.float32(0), np.float32(0)
-    for i in range(len(frequency)):
+    for i in range(count):
         kz, ky, kx = frequency[i, 0], frequency[i, 1], frequency[i, 2]
         model = _between(spectrum, rotation, kz, ky, kx) * transfer[i]
         value = (
@@ -434,6 +432,49 @@ def _turned(rotation: Array, axis: int, angle: float) -> Array:
     return out
 
 
+@njit(cache=True)
+def _step(
+    spectrum: Array, rotation: Array, shift: Array, angle: float, move: float,
+    box: Array, frequency: Array, transfer: Array, size: int, count: int,
+) -> tuple[np.float32, np.float32]:  # fmt: skip
+    """Turn and move a pose, in place, wherever that makes the box likelier; gain and power."""
+    value, power = _gain(spectrum, rotation, shift, box, frequency, transfer, size, count)
+    for axis in range(6 if angle > 0 else 0):
+        for sign in (-1, 1):
+            turned, moved = rotation, shift.copy()
+            if axis < 3:
+                turned = _turned(rotation, axis, sign * angle)
+            else:
+                moved[axis - 3] += sign * move
+            v, p = _gain(spectrum, turned, moved, box, frequency, transfer, size, count)
+            if v > value:
+                rotation[:], shift[:], value, power = turned, moved, v, p
+                break
+    return value, power
+
+
+@njit(cache=True)
+def _climb_one(
+    spectrum: Array, rotation: Array, shift: Array, steps: Array,
+    box: Array, frequency: Array, transfer: Array, size: int,
+) -> tuple[np.float32, np.float32]:  # fmt: skip
+    left = len(rotation)
+    value, power = np.empty(left, np.float32), np.empty(left, np.float32)
+    for q in range(len(steps)):
+        angle, move, count = steps[q, 0], steps[q, 1], int(steps[q, 2])
+        for m in range(left):
+            value[m], power[m] = _step(
+                spectrum, rotation[m], shift[m], angle, move,
+                box, frequency, transfer, size, count,
+            )  # fmt: skip
+        order = np.argsort(-value[:left])
+        left = min(left, int(steps[q, 3]))
+        kept = order[:left]
+        rotation[:left], shift[:left] = rotation[kept], shift[kept]
+        value[:left], power[:left] = value[kept], power[kept]
+    return value[0], power[0]
+
+
 @njit(parallel=True, cache=True)
 def climb(
     spectrum: Array, boxes: Array, frequency: Array, transfer: Array, size: int,
@@ -450,34 +491,14 @@ def climb(
         As of `Boxes`.
     rotation, shift : ndarray of float32, shape (n, m, 3, 3) and (n, m, 3)
         Where to start, changed in place.
-    steps : ndarray, shape (s, 2)
-        Radians and voxels.
+    steps : ndarray, shape (s, 4)
+        Radians, voxels, the number of coefficients that count, and that of poses that are left
+        after it, the best ones. The last one should leave one, by all coefficients.
     gain, power : ndarray of float32, shape (n,)
         Filled with the logarithm of how much likelier each box is with the density than without,
         and with the power of the density there.
     """
     for b in prange(len(boxes)):
-        best = np.float32(-np.inf)
-        for m in range(rotation.shape[1]):
-            r, s = rotation[b, m].copy(), shift[b, m].copy()
-            value, p = _gain(spectrum, r, s, boxes[b], frequency, transfer, size)
-            for q in range(len(steps)):
-                for axis in range(3):
-                    for sign in (-1, 1):
-                        r2 = _turned(r, axis, sign * steps[q, 0])
-                        v2, p2 = _gain(spectrum, r2, s, boxes[b], frequency, transfer, size)
-                        if v2 > value:
-                            r, value, p = r2, v2, p2
-                            break
-                for axis in range(3):
-                    for sign in (-1, 1):
-                        s2 = s.copy()
-                        s2[axis] += sign * steps[q, 1]
-                        v2, p2 = _gain(spectrum, r, s2, boxes[b], frequency, transfer, size)
-                        if v2 > value:
-                            s, value, p = s2, v2, p2
-                            break
-            if value > best:
-                best = value
-                gain[b], power[b] = value, p
-                rotation[b, 0], shift[b, 0] = r, s
+        gain[b], power[b] = _climb_one(
+            spectrum, rotation[b], shift[b], steps, boxes[b], frequency, transfer, size
+        )

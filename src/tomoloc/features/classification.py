@@ -11,13 +11,21 @@ groups from a network instead of random ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tomoloc.features.averages import Average, Fit, align, compare_coarsely, find_differences
+from tomoloc.features.averages import (
+    Average,
+    Fit,
+    Poses,
+    align,
+    compare_coarsely,
+    find_differences,
+    join_poses,
+)
 from tomoloc.features.boxes import Boxes
 from tomoloc.features.kinds import unit
 
@@ -33,6 +41,8 @@ _DIVISIBLE = 8
 """Candidates from which on a group may be two kinds."""
 _RIVALS = 5
 """Averages that are fitted to a candidate with care, those which fit best coarsely."""
+_NEAREST = 10
+"""Averages that are fitted to a candidate coarsely, those which have the most alike vectors."""
 _TRUST = 0.15
 """What unlike vectors count, as a share of the gain: while averages are poor, these know better."""
 _CERTAIN = 0.3
@@ -75,6 +85,12 @@ class Classification:
     def __len__(self) -> int:
         return len(self.averages)
 
+    @property
+    def shift(self) -> Array:
+        """Of candidates from the middle of their boxes, by their best average, shape (n, 3)."""
+        every = np.stack([fit.shift for fit in self.fits])
+        return np.asarray(every[self.gain.argmax(axis=1), np.arange(len(self.gain))])
+
 
 def classify(
     boxes: Boxes, groups: Sequence[ArrayLike], *, vectors: ArrayLike, certainty: ArrayLike
@@ -101,10 +117,11 @@ def classify(
     )
     rows = [np.asarray(group, dtype=np.intp)[:_MOST] for group in groups]
     averages = [align(boxes, own) for own in rows if len(own) >= _FEWEST]
-    averages = classifier.compete(classifier.fit(classifier.divide(averages)))
-    averages = classifier.compete(classifier.join(classifier.fit(averages)))
-    averages = classifier.compete(classifier.fit(classifier.divide(averages)))
-    return classifier.fit(averages)
+    found = classifier.fit(classifier.divide(averages))
+    found = classifier.join(classifier.fit(classifier.compete(found), found))
+    averages = classifier.divide(classifier.compete(found))
+    found = classifier.fit(averages, found)
+    return classifier.fit(classifier.compete(found), found)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -119,23 +136,59 @@ class _Classifier:
         own = frozenset(average.rows.tolist())
         return any(len(own & one) > _SAME * len(own | one) for one in self.whole)
 
-    def fit(self, averages: Sequence[Average]) -> Classification:
+    def fit(
+        self, averages: Sequence[Average], last: Classification | None = None
+    ) -> Classification:
         """Fit all averages to all candidates, with care to those that they may be of."""
         n, k = len(self.boxes), len(averages)
         coarse = np.full((n, k), -np.inf, dtype=np.float32)
+        near, around = (
+            self._find_near(averages),
+            last.shift if last is not None and len(last) else None,
+        )
+        poses = []
         for i, average in enumerate(averages):
-            coarse[:, i] = compare_coarsely(self.boxes, average)
+            near[average.rows, i] = True
+            rows = np.flatnonzero(near[:, i])
+            where = None if around is None else around[rows]
+            found, coarse[rows, i] = compare_coarsely(self.boxes, average, rows, around=where)
+            poses.append((rows, found))
         wanted = np.zeros((n, k), dtype=bool)
         wanted[np.arange(n)[:, None], np.argsort(-coarse, axis=1)[:, :_RIVALS]] = True
+        wanted &= near
         for i, average in enumerate(averages):
             wanted[average.rows, i] = True
-        fits = [self._fit(own, np.flatnonzero(wanted[:, i])) for i, own in enumerate(averages)]
+        fits = [
+            self._fit(own, rows[kept], (turns[kept], shifts[kept]))
+            for own, (rows, (turns, shifts)), kept in zip(
+                averages, poses, (wanted[rows, i] for i, (rows, _) in enumerate(poses)), strict=True
+            )
+        ]
         return self.collect(averages, fits, n=n)
 
-    def _fit(self, average: Average, rows: Array) -> Fit:
+    def _find_near(self, averages: Sequence[Average]) -> NDArray[np.bool_]:
+        """Averages that each candidate may be of, by its vector."""
+        near = np.zeros((len(self.boxes), len(averages)), dtype=bool)
+        if len(averages):
+            order = np.argsort(self._find_unlike(averages), axis=1)[:, :_NEAREST]
+            near[np.arange(len(near))[:, None], order] = True
+        return near
+
+    def _fit_near(self, average: Average, last: Classification) -> Fit:
+        """Fit an average to the candidates that others were fitted to as its members were."""
+        like = np.isfinite(last.gain[average.rows]).any(axis=0)
+        rows = np.flatnonzero(np.isfinite(last.gain[:, like]).any(axis=1))
+        starts, _ = compare_coarsely(self.boxes, average, rows, around=last.shift[rows])
+        return self._fit(average, rows, starts)
+
+    def _fit(self, average: Average, rows: Array, starts: Poses) -> Fit:
+        """Fit an average to some candidates, from some poses and those that are known."""
         known = Fit.unknown(len(self.boxes))
+        known.put(rows, replace(known[rows], rotation=starts[0][:, 0], shift=starts[1][:, 0]))
         known.put(average.rows, average.fit)
-        fit = average.compare(self.boxes, rows, known[rows])
+        fit = average.compare(
+            self.boxes, rows, join_poses(starts, known[rows].poses), everywhere=False
+        )
         known.gain[:] = -np.inf
         known.put(rows, fit)
         return known
@@ -192,7 +245,8 @@ class _Classifier:
         halves = [average.gathered(rows[side == q], average.fit[side == q]) for q in (0, 1)]
         for everywhere in (False, True):
             fits = [
-                half.compare(boxes, rows, average.fit, everywhere=everywhere) for half in halves
+                half.compare(boxes, rows, average.fit.poses, everywhere=everywhere)
+                for half in halves
             ]
             gain = np.stack([fit.gain for fit in fits], axis=1)
             side = gain.argmax(axis=1)
@@ -266,7 +320,7 @@ class _Classifier:
                 for i in sorted(pair, reverse=True):
                     del averages[i], fits[i]
                 averages.append(whole)
-                fits.append(self._fit(whole, np.arange(len(self.boxes))))
+                fits.append(self._fit_near(whole, found))
                 refused.clear()
             else:
                 refused.add(frozenset(id(averages[i]) for i in pair))
