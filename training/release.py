@@ -1,7 +1,8 @@
 """Make of a trained model what tomoloc ships: python training/release.py MODEL -o FOLDER.
 
 The model is calibrated on scenes of complexes that it has never met, as training/general.py makes
-them: the table [calibration] of config.toml turns similarities into probabilities, and the table
+them: the table [calibration] of config.toml turns similarities into probabilities, with averages of
+candidates (some minutes for each scene) and without, and the table
 [ranges] tells how large its activations become, for arithmetic in 8 bits. Its weights are rounded
 to 16 bits, and training/general/card.md goes with it. The logit of a centre is shifted so that
 centres are found best at a probability of 0.5.
@@ -12,9 +13,10 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from general import FOLDER, NEVER_TRAINED_ON, Groups
@@ -30,8 +32,8 @@ from tomoloc.types import Sample
 
 FIRST_COMPLEX = NEVER_TRAINED_ON + 5_000_000
 """Others than those of validation while training."""
-RANGE_SAMPLES, SHIFT_SAMPLES = 8, 16
-"""How many of the samples the ranges and the shift are measured on."""
+RANGE_SAMPLES, SHIFT_SAMPLES, AVERAGED_SAMPLES = 8, 16, 12
+"""How many of the samples the ranges and the shift are measured on, and what averages tell."""
 SHIFTS = np.linspace(-2.5, 2.5, 51)
 """Of the logit of a centre."""
 
@@ -50,8 +52,8 @@ def measure_shift(model: StoredModel, samples: Iterable[Sample], *, device: str)
     features = LearnedFeatures(model=model, device=device, views=default_views(model))
     f1 = []
     for sample in samples:
-        _, center, label = label_candidates(features, sample)
-        chosen = center > expit(SHIFTS)[:, None]
+        found, label = label_candidates(features, sample)
+        chosen = np.asarray(found.particles.score) > expit(SHIFTS)[:, None]
         right = (chosen & (label != "")).sum(axis=1)
         f1.append(2 * right / (chosen.sum(axis=1) + len(sample.particles)))
     return float(-SHIFTS[np.mean(f1, axis=0).argmax()])
@@ -59,6 +61,13 @@ def measure_shift(model: StoredModel, samples: Iterable[Sample], *, device: str)
 
 def _frame(sample: Sample) -> NDArray[np.float16]:
     return frame(sample.tomogram, voxel_spacing=10.0, least=(80, 80, 80)).data
+
+
+def _rounded(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _rounded(value) if isinstance(value, Mapping) else round(value, 4)
+        for name, value in numbers.items()
+    }
 
 
 def main() -> None:
@@ -81,9 +90,8 @@ def main() -> None:
     model.network.heads.bias.data[-1] += shift
     save_model(given.output, model, half=True)
     model = load_model(given.output)
-    found = calibrate(model, samples, device=given.device)
-    rounded = {name: round(value, 4) for name, value in found.to_dict().items()}
-    config = {**model.config, "calibration": rounded}
+    found = calibrate(model, samples, averaged=AVERAGED_SAMPLES, device=given.device)
+    config = {**model.config, "calibration": _rounded(found.to_dict())}
     save_model(given.output, replace(model, config=config), half=True)
     sys.stdout.write(f"{found}\ncentre {shift:+.1f}\n")
 

@@ -15,6 +15,7 @@ import torch
 
 from tomoloc import TemplatePicker, find_peaks, pick
 from tomoloc.features.candidates import Candidates, find_candidates, look_up
+from tomoloc.features.classification import LEAST_CENTER, Classification
 from tomoloc.features.learned import LearnedFeatures
 from tomoloc.io.targets import Targets
 from tomoloc.localize import EDGE_COLUMN
@@ -122,7 +123,20 @@ class _Kept(LearnedFeatures):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _KeptPicker(EmbeddingPicker):
+    """A picker that knows its features and the last tomogram's averages again."""
+
     kept: LearnedFeatures
+
+    def _average(
+        self, tomogram: Tomogram, candidates: Candidates, calibration: Calibration
+    ) -> Classification | None:
+        rows = np.flatnonzero(np.asarray(candidates.particles.score) > LEAST_CENTER)
+        kept: dict[str, Classification | None] = self.kept.__dict__.setdefault("_averages", {})
+        if tomogram.name not in kept:
+            kept.clear()
+            kept[tomogram.name] = super()._average(tomogram, candidates[rows], calibration)
+        found = kept[tomogram.name]
+        return found if found is None else found.among(rows, len(candidates))
 
     @property
     def _features(self) -> LearnedFeatures:  # type: ignore[override]

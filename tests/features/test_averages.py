@@ -11,12 +11,13 @@ from scipy.spatial.transform import Rotation
 
 from tomoloc.features.averages import Average, align
 from tomoloc.features.boxes import Boxes
-from tomoloc.features.classification import classify
+from tomoloc.features.candidates import Candidates
+from tomoloc.features.classification import classify, classify_candidates
 from tomoloc.physics.potential import make_potential
 from tomoloc.physics.rotations import angular_distance
 from tomoloc.physics.wedge import missing_wedge
 from tomoloc.simulate.structures import make_complex
-from tomoloc.types import Volume
+from tomoloc.types import Particles, Volume
 
 SPACING, SIDE = 10.0, 21
 EACH = 12
@@ -189,3 +190,38 @@ def test_empty_margins_are_no_noise(scene, boxes):
     assert np.mean(np.abs(found.values) ** 2) == pytest.approx(
         np.mean(np.abs(boxes.values) ** 2), rel=0.15
     )
+
+
+def test_candidates_of_a_tomogram_are_classified(scene):
+    rng = np.random.default_rng(3)
+    n, stray = len(scene.kind), 4
+    vectors = 0.05 * rng.normal(size=(n + stray, 8)) + [1.0, *np.zeros(7)]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    score = np.append(np.full(n, 0.9), np.full(stray, 0.05))
+    position = np.concatenate([scene.position, scene.position[:stray] + 60])
+    order = rng.permutation(n + stray)
+    particles = Particles(position=position[order], score=score[order], label="candidate")
+    candidates = Candidates(particles=particles, vectors=vectors[order].astype(np.float32))
+    found = classify_candidates(scene.volume, candidates, spread=0.02)
+    hardly = score[order] < 0.1
+    assert np.isneginf(found.gain[hardly]).all()
+    assert found.power.shape == found.gain.shape == (n + stray, 2)
+    side, kind = found.gain[~hardly].argmax(axis=1), scene.kind[order[~hardly]]
+    assert max(np.mean(side == kind), np.mean(side != kind)) > 0.9
+    for i, average in enumerate(found.averages):
+        assert not hardly[average.rows].any()
+        assert found.usual[i] == pytest.approx(np.median(found.gain[average.rows, i]))
+
+
+def test_no_candidates_no_averages(scene, caplog):
+    none = Candidates(
+        particles=Particles(position=np.zeros((0, 3)), score=np.zeros(0), label=""),
+        vectors=np.zeros((0, 8), dtype=np.float32),
+    )
+    assert len(classify_candidates(scene.volume, none)) == 0
+    particles = Particles(position=scene.position, score=np.ones(len(scene.kind)), label="")
+    vectors = np.tile(np.eye(8, dtype=np.float32)[:1], (len(particles), 1))
+    flat = scene.volume.with_data(np.ones(scene.volume.shape, np.float32))
+    found = classify_candidates(flat, Candidates(particles=particles, vectors=vectors), spread=0.02)
+    assert len(found) == 0
+    assert "not averaged: the tomogram has no contrast" in caplog.text

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -207,3 +208,74 @@ def test_what_is_hardly_a_particle_is_hardly_one_of_a_label(calibration, rng):
     center[:2] = 0.9
     assert (compete(vectors, center, examples=example, calibration=calibration)[:2, 0] > 0.5).all()
     assert best_threshold(doubtful, least=0.2) == 0.5
+
+
+def make_fitted(rng, label, *, noise=10.0):
+    """Averages of some labels, one of a kind that is none, and how candidates fit them."""
+    kinds = ["p0", "p1", "p2", "p3", "none"]
+    own = label[:, None] == np.array(kinds)
+    gain = np.where(own, 100.0, 30.0) + noise * rng.normal(size=own.shape)
+    gain[label == ""] -= 30.0
+    return SimpleNamespace(gain=gain, usual=np.full(5, 100.0))
+
+
+def make_twins(rng):
+    """A tomogram in which p1 looks like p0 to the network, and averages of its candidates."""
+    vectors, center, label = make_tomogram(rng, labels=4)
+    own, other = (np.flatnonzero(label == name) for name in ("p0", "p1"))
+    vectors[other] = vectors[own] + 0.02 * rng.normal(size=(len(own), CHANNELS))
+    vectors[other] /= np.linalg.norm(vectors[other], axis=1, keepdims=True)
+    return vectors, center, label
+
+
+@pytest.fixture(scope="module")
+def averaged():
+    rng = np.random.default_rng(15)
+    tomograms = [make_twins(rng) for _ in range(3)]
+    fitted = [make_fitted(rng, label) for _, _, label in tomograms]
+    return fit_calibration(tomograms, seed=1, fitted=fitted)
+
+
+def test_averages_tell_apart_what_vectors_do_not(averaged, rng):
+    wanted, right = ["p0", "p1", "p2"], []
+    for _ in range(5):
+        vectors, center, label = make_twins(rng)
+        examples = pick_examples(vectors, label, wanted, rng)
+        twins = np.isin(label, wanted[:2])
+        for fitted in (None, make_fitted(rng, label)):
+            p = compete(vectors, center, examples=examples, calibration=averaged, fitted=fitted)
+            named = np.where(p.max(axis=1) > 0.5, np.array(wanted)[p.argmax(axis=1)], "")
+            right.append(np.mean(named[twins] == label[twins]))
+            assert ((p > 0).sum(axis=1) <= 1).all()
+    assert np.median(right[1::2]) > 0.85
+    assert np.max(right[::2]) < 0.75
+
+
+def test_a_label_without_an_average_is_judged_by_its_vectors(averaged, rng):
+    vectors, center, label = make_tomogram(rng)
+    examples = pick_examples(vectors, label, ["p8", "p9"], rng)
+    plain = compete(vectors, center, examples=examples, calibration=averaged)
+    none = SimpleNamespace(gain=np.zeros((len(label), 0)), usual=np.zeros(0))
+    p = compete(vectors, center, examples=examples, calibration=averaged, fitted=none)
+    np.testing.assert_array_equal(p, plain)
+
+
+def test_averages_need_a_calibration_that_knows_them(calibration, rng):
+    vectors, center, label = make_twins(rng)
+    examples = pick_examples(vectors, label, ["p0", "p1"], rng)
+    plain = compete(vectors, center, examples=examples, calibration=calibration)
+    fitted = make_fitted(rng, label)
+    p = compete(vectors, center, examples=examples, calibration=calibration, fitted=fitted)
+    np.testing.assert_array_equal(p, plain)
+
+
+def test_configuration_with_averages(averaged, calibration):
+    stored = averaged.to_dict()
+    assert stored["averaged"]["lead"] > 0
+    assert Calibration.of({"calibration": stored}) == averaged
+    assert "averaged" not in calibration.to_dict()
+    damaged = {k: v for k, v in stored["averaged"].items() if k != "lead"}
+    with pytest.raises(ValueError, match=r"calibration is damaged .*lead"):
+        Calibration.of({"calibration": {**stored, "averaged": damaged}})
+    with pytest.raises(ValueError, match="calibration is damaged"):
+        Calibration.of({"calibration": {**stored, "averaged": "much"}})

@@ -10,8 +10,9 @@ groups from a network instead of random ones.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,42 +24,48 @@ from tomoloc.features.averages import (
     Poses,
     align,
     compare_coarsely,
-    find_differences,
     join_poses,
 )
 from tomoloc.features.boxes import Boxes
-from tomoloc.features.kinds import unit
+from tomoloc.features.candidates import Candidates
+from tomoloc.features.kinds import find_kinds, unit
+from tomoloc.types import Volume
 
-__all__ = ["Classification", "classify"]
+__all__ = ["LEAST_CENTER", "Classification", "classify", "classify_candidates"]
+
+logger = logging.getLogger(__name__)
 
 Array = NDArray[Any]
 
+_ALL = slice(None)
+_RESOLUTION = 30.0
+"""The finest detail that counts, in angstrom."""
+_BANDWIDTH, _MEMBER, _WHOLE = 0.55, 0.3, 0.4
+"""Of the density of vectors whose peaks start groups; probabilities of being of that group, and a
+particle, from which on a candidate starts in it."""
+LEAST_CENTER = 0.1
+"""Probability of a centre below which a candidate is not looked at: nothing will make a pick of
+it."""
 _FEWEST = 3
 """Candidates that an average is made of at least."""
 _MOST = 60
 """The same at most: more make it no better, but cost time."""
-_DIVISIBLE = 8
-"""Candidates from which on a group may be two kinds."""
+_PART, _ROUNDS = 12, 3
+"""Candidates that a part of a group has at most, to begin with; rounds in which parts compete."""
 _RIVALS = 5
 """Averages that are fitted to a candidate with care, those which fit best coarsely."""
 _NEAREST = 10
 """Averages that are fitted to a candidate coarsely, those which have the most alike vectors."""
-_TRUST = 0.15
-"""What unlike vectors count, as a share of the gain: while averages are poor, these know better."""
+_TRUST, _LAST_TRUST = 0.15, 0.4
+"""What unlike vectors count, as a share of the gain, while averages are made and in the end. It is
+more in the end: what vectors tell has made the averages already, but not who is of them."""
 _CERTAIN = 0.3
 """Probability of a particle from which on a candidate may be part of an average."""
 _SHARE, _PURE = 0.5, 0.4
 """Gain of a member at least, as a share of what is usual and of what it would be without noise."""
-_APART, _APART_FEW, _CLEFT = 0.15, 0.6, 3.2
-"""Two kinds: the gain that members lose with the other half's average, as a share of their gain, to
-which comes what chance makes of few particles, times their number; and how far both halves are
-apart, in units of their scatter."""
-_MAYBE, _MAYBE_CLEFT = 0.14, 2.6
-"""The same from which on it is looked at with care."""
-_DIRECTIONS, _ROUNDS, _EVEN = 4, 6, 3
-"""Along which a group is divided in its middle; rounds from there; how long halves stay even."""
-_SAME = 0.9
-"""Share of members that two groups have in common if they are the same one."""
+_APART, _APART_FEW = 0.15, 0.6
+"""Two kinds: the gain that members lose with the other average at least, as a share of their gain,
+to which comes what chance makes of few particles, times their number."""
 _NEAR = 0.25
 """Share of the gain that members of one kind lose with another average of that kind, at most."""
 
@@ -72,8 +79,9 @@ class Classification:
     averages : sequence of Average
         One for each kind.
     gain : ndarray, shape (n, k)
-        Logarithm of how much likelier each candidate is with each average than without; -inf where
-        that was not looked at, as others fit better.
+        Logarithm of how much likelier each candidate is with each average than without, less what
+        vectors count that are unlike those of the average's members; -inf where that was not looked
+        at, as others fit better.
     fits : sequence of Fit
         Of each average with all candidates.
     """
@@ -85,11 +93,92 @@ class Classification:
     def __len__(self) -> int:
         return len(self.averages)
 
+    @classmethod
+    def empty(cls, n: int) -> Classification:
+        """Of n candidates, without averages."""
+        return cls(averages=(), gain=np.zeros((n, 0), np.float32), fits=())
+
+    def among(self, rows: ArrayLike, n: int) -> Classification:
+        """The same among n candidates, of which it has these rows; the others fit nothing."""
+        rows, fits = np.asarray(rows, dtype=np.intp), []
+        gain = np.full((n, len(self)), -np.inf, dtype=self.gain.dtype)
+        gain[rows] = self.gain
+        for fit in self.fits:
+            fits.append(Fit.unknown(n))
+            fits[-1].put(rows, fit)
+        averages = [replace(average, rows=rows[average.rows]) for average in self.averages]
+        return replace(self, averages=averages, gain=gain, fits=fits)
+
+    @property
+    def power(self) -> Array:
+        """The gain that candidates without noise would have, shape (n, k)."""
+        return np.reshape([fit.power for fit in self.fits], self.gain.shape[::-1]).T
+
+    @property
+    def usual(self) -> Array:
+        """Median gain of the members of each average, shape (k,)."""
+        return np.array([np.median(self.gain[own.rows, i]) for i, own in enumerate(self.averages)])
+
     @property
     def shift(self) -> Array:
         """Of candidates from the middle of their boxes, by their best average, shape (n, 3)."""
         every = np.stack([fit.shift for fit in self.fits])
         return np.asarray(every[self.gain.argmax(axis=1), np.arange(len(self.gain))])
+
+
+def classify_candidates(
+    tomogram: Volume, candidates: Candidates, *, spread: float = 0.0
+) -> Classification:
+    """Find kinds among the candidates of a tomogram by what these look like once aligned.
+
+    Parameters
+    ----------
+    tomogram : Volume
+        Protein bright.
+    candidates : Candidates
+        What may be particles in it.
+    spread : float
+        As for `tomoloc.features.kinds.find_kinds`.
+
+    Returns
+    -------
+    Classification
+        Without averages where the tomogram has no contrast at the resolution of 30 Å.
+    """
+    worth = np.flatnonzero(np.asarray(candidates.particles.score) > LEAST_CENTER)
+    return _classify_all(tomogram, candidates[worth], spread).among(worth, len(candidates))
+
+
+def _classify_all(tomogram: Volume, candidates: Candidates, spread: float) -> Classification:
+    certainty = np.asarray(candidates.particles.score)
+    groups = _group(candidates.vectors, certainty, spread=spread)
+    if not groups:
+        return Classification.empty(len(candidates))
+    try:
+        boxes = Boxes.of(tomogram, candidates.particles.position, resolution=_RESOLUTION)
+    except ValueError as error:
+        logger.warning("candidates are not averaged: %s", error)
+        return Classification.empty(len(candidates))
+    logger.info("averaging %d candidates in %d groups", len(candidates), len(groups))
+    return classify(boxes, groups, vectors=candidates.vectors, certainty=certainty)
+
+
+def _group(vectors: ArrayLike, certainty: Array, *, spread: float) -> list[NDArray[np.intp]]:
+    """Rows of candidates with like vectors, the most typical first."""
+    vectors = np.asarray(vectors, dtype=np.float64)
+    sure = np.minimum(certainty / _WHOLE, 1)
+    kinds = find_kinds(vectors, sure, spread=spread, bandwidth=_BANDWIDTH)
+    if not len(kinds):
+        return []
+    chance, near = kinds.membership(vectors), vectors @ kinds.centers.T
+    chance[certainty < _WHOLE] = 0
+    best = chance.argmax(axis=1)
+    groups = [np.flatnonzero((best == k) & (chance[:, k] > _MEMBER)) for k in range(len(kinds))]
+    return [
+        rows[np.argsort(-near[rows, k], kind="stable")]
+        for k, rows in enumerate(groups)
+        if len(rows) >= _FEWEST
+    ]
 
 
 def classify(
@@ -116,12 +205,10 @@ def classify(
         boxes=boxes, vectors=np.asarray(vectors), certainty=np.asarray(certainty)
     )
     rows = [np.asarray(group, dtype=np.intp)[:_MOST] for group in groups]
-    averages = [align(boxes, own) for own in rows if len(own) >= _FEWEST]
-    found = classifier.fit(classifier.divide(averages))
+    parts = [part for own in rows if len(own) >= _FEWEST for part in classifier.divide(own)]
+    found = classifier.fit(parts)
     found = classifier.join(classifier.fit(classifier.compete(found), found))
-    averages = classifier.divide(classifier.compete(found))
-    found = classifier.fit(averages, found)
-    return classifier.fit(classifier.compete(found), found)
+    return classifier.weigh(classifier.fit(classifier.compete(found), found))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -129,12 +216,6 @@ class _Classifier:
     boxes: Boxes
     vectors: Array
     certainty: Array
-    whole: list[frozenset[int]] = field(default_factory=list)
-    """Groups that were found to be of one kind."""
-
-    def _is_whole(self, average: Average) -> bool:
-        own = frozenset(average.rows.tolist())
-        return any(len(own & one) > _SAME * len(own | one) for one in self.whole)
 
     def fit(
         self, averages: Sequence[Average], last: Classification | None = None
@@ -198,10 +279,7 @@ class _Classifier:
         made: list[Average] = []
         if not len(found):
             return made
-        top = found.gain.max(axis=1)
-        best = (found.gain - _TRUST * top[:, None] * self._find_unlike(found.averages)).argmax(
-            axis=1
-        )
+        best = self._choose(found.averages, found.gain)
         for i, (average, fit) in enumerate(zip(found.averages, found.fits, strict=True)):
             usual = np.median(fit.gain[average.rows])
             own = np.flatnonzero(
@@ -214,6 +292,25 @@ class _Classifier:
                 made.append(average.gathered(own, fit[own]).refined(self.boxes))
         return made
 
+    def _choose(
+        self, averages: Sequence[Average], gain: Array, rows: Array | slice = _ALL
+    ) -> NDArray[np.intp]:
+        """The average that each candidate is of, by its gain and its vector."""
+        return self._weigh(averages, gain, rows, trust=_TRUST).argmax(axis=1)
+
+    def weigh(self, found: Classification) -> Classification:
+        """Take what unlike vectors count off the gains."""
+        if not len(found):
+            return found
+        gain = self._weigh(found.averages, found.gain, _ALL, trust=_LAST_TRUST)
+        return replace(found, gain=gain)
+
+    def _weigh(
+        self, averages: Sequence[Average], gain: Array, rows: Array | slice, *, trust: float
+    ) -> Array:
+        top = np.maximum(gain.max(axis=1, keepdims=True), 0)
+        return np.asarray(gain - trust * top * self._find_unlike(averages)[rows])
+
     def _find_unlike(self, averages: Sequence[Average]) -> Array:
         """How far vectors are from those of each average, which grows ever more slowly."""
         means = unit(np.stack([self.vectors[own.rows].mean(axis=0) for own in averages]))
@@ -221,82 +318,37 @@ class _Classifier:
         usual = np.median([np.median(away[own.rows, i]) for i, own in enumerate(averages)])
         return np.log1p(away / max(float(usual), 1e-4))
 
-    def divide(self, averages: Sequence[Average]) -> list[Average]:
-        """Divide what is two kinds, again and again."""
-        waiting = list(averages)
-        done: list[Average] = []
-        while waiting:
-            average = waiting.pop()
-            if len(average) < _DIVISIBLE or self._is_whole(average):
-                done.append(average)
-                continue
-            parts = self._halve(average)
-            (waiting if len(parts) > 1 else done).extend(parts)
-            if len(parts) == 1:
-                self.whole.append(frozenset(average.rows.tolist()))
-        return done
-
-    def _halve(self, average: Average) -> list[Average]:
-        """Two averages where one is of two kinds; otherwise one, improved if that was possible."""
-        side = self._find_halves(average)
-        if side is None:
-            return [average]
-        boxes, rows = self.boxes, average.rows
-        halves = [average.gathered(rows[side == q], average.fit[side == q]) for q in (0, 1)]
-        for everywhere in (False, True):
+    def divide(self, rows: Array) -> list[Average]:
+        """Find kinds in a group: averages of parts with like vectors compete for all of it."""
+        averages = [align(self.boxes, part) for part in self._split(rows)]
+        poses: list[Poses | None] = [None] * len(averages)
+        for _ in range(_ROUNDS if len(averages) > 1 else 0):
             fits = [
-                half.compare(boxes, rows, average.fit.poses, everywhere=everywhere)
-                for half in halves
+                one.compare(self.boxes, rows, near)
+                for one, near in zip(averages, poses, strict=True)
             ]
             gain = np.stack([fit.gain for fit in fits], axis=1)
-            side = gain.argmax(axis=1)
-            if min(side.sum(), (1 - side).sum()) < _FEWEST:
-                return [average]
-            halves = [average.gathered(rows[side == q], fits[q][side == q]) for q in (0, 1)]
-        # One half may have found better poses for all.
-        whole = max(
-            average,
-            *(average.gathered(rows, fit).refined(boxes) for fit in fits),
-            key=lambda one: one.gain,
-        )
-        apart, cleft = _tell_apart(gain, side)
-        two = apart > _limit(len(average)) * whole.gain and cleft > _CLEFT
-        # Two averages have half the particles each, and lose a little by that.
-        if two and gain.max(axis=1).mean() > 0.985 * whole.gain:
-            return [half.masked(boxes) for half in halves]
-        return [whole]
+            best = self._choose(averages, gain, rows)
+            kept = [i for i in range(len(fits)) if np.count_nonzero(best == i) >= _FEWEST]
+            averages = [
+                averages[i].gathered(rows[best == i], fits[i][best == i]).refined(self.boxes)
+                for i in kept
+            ]
+            poses = [fits[i].poses for i in kept]
+        return averages
 
-    def _find_halves(self, average: Average) -> NDArray[np.intp] | None:
-        """Divide members, with their poses held, where two kinds may be."""
-        n, best, found = len(average), 0.0, None
-        usual = average.compare_halves(self.boxes, np.zeros(n, dtype=np.intp)).max(axis=1).mean()
-        directions = [
-            _main_directions(self.vectors[average.rows], 1),
-            _main_directions(find_differences(self.boxes, average), _DIRECTIONS),
-        ]
-        for along in np.concatenate(directions):
-            side = (along > np.median(along)).astype(np.intp)
-            settled = self._settle(average, side)
-            if settled is None:
-                continue
-            gain, side = settled
-            apart, cleft = _tell_apart(gain, side)
-            if apart > _MAYBE * usual and cleft > _MAYBE_CLEFT and apart * cleft > best:
-                best, found = apart * cleft, side
-        return found
+    def _split(self, rows: Array) -> list[Array]:
+        """Parts of a group that have like vectors, and are small."""
+        if len(rows) <= _PART:
+            return [rows]
+        from sklearn.cluster import KMeans
 
-    def _settle(self, average: Average, side: Array) -> tuple[Array, NDArray[np.intp]] | None:
-        for turn in range(_ROUNDS):
-            gain = average.compare_halves(self.boxes, side)
-            more = gain[:, 1] - gain[:, 0]
-            # While both are poor, the better one would take all.
-            moved = (more > (np.median(more) if turn < _EVEN else 0)).astype(np.intp)
-            if min(moved.sum(), (1 - moved).sum()) < _FEWEST:
-                return None
-            if turn >= _EVEN and (moved == side).all():
-                break
-            side = moved
-        return gain, side
+        vectors = self.vectors[rows]
+        second = KMeans(2, n_init=4, random_state=0).fit_predict(vectors) > 0
+        if min(second.sum(), (~second).sum()) < _FEWEST:
+            along = _main_direction(vectors)
+            second = along > np.median(along)
+        return self._split(rows[~second]) + self._split(rows[second])
 
     def join(self, found: Classification) -> Classification:
         """Join averages of one kind."""
@@ -348,21 +400,12 @@ class _Classifier:
         return found
 
 
-def _main_directions(values: Array, n: int) -> Array:
-    """Where each row lies along the first n principal directions, shape (n, rows)."""
+def _main_direction(values: Array) -> Array:
+    """Where each row lies along the direction in which they differ most, shape (rows,)."""
     away = values - values.mean(axis=0)
-    left, _, _ = np.linalg.svd(away @ away.T)
-    return np.asarray(left[:, :n].T)
+    return np.asarray(away @ np.linalg.svd(away, full_matrices=False)[2][0])
 
 
 def _limit(n: int) -> float:
     """Share of the gain that n members of two kinds lose with the other half's average."""
     return _APART + 2 * _APART_FEW / n
-
-
-def _tell_apart(gain: Array, side: Array) -> tuple[float, float]:
-    """What members lose on the other side, and how far the sides are apart in their scatter."""
-    more = gain[:, 1] - gain[:, 0]
-    left, right = more[side == 0], more[side == 1]
-    scatter = np.sqrt((left.var() + right.var()) / 2 + 1)
-    return float(np.median(np.abs(more))), float((np.median(right) - np.median(left)) / scatter)

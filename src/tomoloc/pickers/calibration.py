@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoloc.evaluate import match_particles
-from tomoloc.features.candidates import find_candidates
+from tomoloc.features.candidates import Candidates, find_candidates
+from tomoloc.features.classification import classify_candidates
 from tomoloc.features.learned import LearnedFeatures, default_views
 from tomoloc.nn.stored import StoredModel
 from tomoloc.pickers.competition import Calibration, fit_calibration
-from tomoloc.types import FloatArray, Particles, Sample
+from tomoloc.progress import progress
+from tomoloc.types import Particles, Sample, Tomogram
 
 __all__ = ["calibrate", "label_candidates"]
 
@@ -20,7 +22,12 @@ _RADIUS = 50.0  # Å within which a candidate is a particle
 
 
 def calibrate(
-    model: StoredModel, samples: Iterable[Sample], *, device: str = "auto", seed: int = 0
+    model: StoredModel,
+    samples: Iterable[Sample],
+    *,
+    averaged: int = 0,
+    device: str = "auto",
+    seed: int = 0,
 ) -> Calibration:
     """Fit the calibration of `pick embedding` to a model.
 
@@ -31,6 +38,8 @@ def calibrate(
     samples : iterable of Sample
         Protein dark, as simulators make them. The model should not have learned from them, and
         they should be as varied as what it will be used for.
+    averaged : int
+        In how many of the first samples candidates are averaged, too, which takes minutes each.
     device : {"auto", "cpu", "cuda"}
     seed : int
         Chooses examples.
@@ -45,12 +54,25 @@ def calibrate(
         If no sample has several particles of several labels.
     """
     features = LearnedFeatures(model=model, device=device, views=default_views(model))
-    return fit_calibration([label_candidates(features, one) for one in samples], seed=seed)
+    samples = list(samples)
+    labelled = [label_candidates(features, one) for one in samples]
+    tomograms = [
+        (found.vectors, np.asarray(found.particles.score), label) for found, label in labelled
+    ]
+    calibration = fit_calibration(tomograms, seed=seed)
+    if not averaged:
+        return calibration
+    first = list(zip(samples, labelled, strict=True))[:averaged]
+    fitted = [
+        classify_candidates(_brighten(one), found, spread=calibration.spread)
+        for one, (found, _) in progress(first, "averaging")
+    ]
+    return fit_calibration(tomograms, seed=seed, fitted=fitted)
 
 
 def label_candidates(
     features: LearnedFeatures, sample: Sample
-) -> tuple[NDArray[np.float32], FloatArray, NDArray[np.str_]]:
+) -> tuple[Candidates, NDArray[np.str_]]:
     """Tell what the candidates of a sample are, one to one within 50 Å.
 
     Parameters
@@ -62,15 +84,12 @@ def label_candidates(
 
     Returns
     -------
-    vectors : ndarray of float32, shape (n, channels)
-    center : ndarray, shape (n,)
-        Probability that a particle's centre is there.
+    candidates : Candidates
     label : ndarray of str, shape (n,)
         Empty where there is no particle.
     """
-    tomogram, truth = sample.tomogram, sample.particles
-    bright = tomogram.with_data(-np.asarray(tomogram.data, dtype=np.float32))
-    found = find_candidates(features.embed(bright), centers=True)
+    truth = sample.particles
+    found = find_candidates(features.embed(_brighten(sample)), centers=True)
     # Anything may be at a place: labels are looked at afterwards.
     places, anything = (
         Particles(position=table.position, label="particle", score=table.score)
@@ -79,4 +98,9 @@ def label_candidates(
     pairs = match_particles(places, anything, radius=_RADIUS).pairs
     label = np.full(len(found), "", dtype=object)
     label[pairs[:, 0]] = np.asarray(truth.label, dtype=object)[pairs[:, 1]]
-    return found.vectors, np.asarray(found.particles.score), label.astype(str)
+    return found, label.astype(str)
+
+
+def _brighten(sample: Sample) -> Tomogram:
+    tomogram = sample.tomogram
+    return tomogram.with_data(-np.asarray(tomogram.data, dtype=np.float32))

@@ -12,7 +12,7 @@ differs between tomograms: that is estimated from the odds themselves.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,15 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
 from tomoloc.features.kinds import Kinds, find_kinds, name_kinds, own_kinds, unit
+from tomoloc.pickers.naming import Fitted, label_best, measure_lead, name_averages
 
 __all__ = ["Calibration", "adapt_share", "best_threshold", "compete", "fit_calibration"]
 __all__ += ["mean_direction"]
 
 Floats = NDArray[np.float64]
 
+_WEIGHTS = ("unlike", "unlike_rival", "same", "center", "lead")
+"""Of what is seen of a candidate, in this order."""
 _BANDWIDTHS = (0.4, 0.55, 0.75, 1.0)
 """At which kinds are looked for: no single one suits sparse and crowded tomograms."""
 _CENTER = 0.4
@@ -49,6 +52,30 @@ _CLOSEST = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
+class Averaged:
+    """The same as `Calibration`, where the best label has an average.
+
+    Parameters
+    ----------
+    unlike, unlike_rival, same, center : float
+        As there.
+    lead : float
+        Weight of how much better the candidate fits that average than any other, from
+        `tomoloc.pickers.naming.measure_lead`.
+    intercept, share : float
+        As there.
+    """
+
+    unlike: float
+    unlike_rival: float
+    same: float
+    center: float
+    lead: float
+    intercept: float
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """From what is seen of a candidate to the odds that it is of its best label.
 
@@ -62,6 +89,8 @@ class Calibration:
         Of the candidates of the tomograms of the calibration, those that were of their label.
     spread : float
         How far vectors lie from the mean of their kind, as 1 - cosine; 0 where that is not known.
+    averaged : Averaged, optional
+        The same with averages of candidates.
     """
 
     unlike: float = -1.06
@@ -71,6 +100,7 @@ class Calibration:
     intercept: float = -3.2
     share: float = 0.16
     spread: float = 0.0
+    averaged: Averaged | None = None
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Calibration:
@@ -81,18 +111,27 @@ class Calibration:
         ValueError
             If there is one, and it is damaged.
         """
-        values = config.get("calibration", {})
-        missing = cls().to_dict().keys() - values if values else ()
+        values = dict(config.get("calibration", {}))
+        missing = cls().to_dict().keys() - values.keys() if values else ()
         try:
             if missing:
                 raise ValueError(f"it lacks {', '.join(sorted(missing))}: train the model again")
-            return cls(**{name: float(value) for name, value in values.items()})
+            averaged = values.pop("averaged", None)
+            return cls(
+                **{name: float(value) for name, value in values.items()},
+                averaged=None
+                if averaged is None
+                else Averaged(**{name: float(value) for name, value in averaged.items()}),
+            )
         except (TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"the model's calibration is damaged ({error})") from error
 
-    def to_dict(self) -> dict[str, float]:
-        """Return the numbers by name."""
-        return asdict(self)
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers by name; those with averages in a table of their own, if there are."""
+        values = asdict(self)
+        if self.averaged is None:
+            del values["averaged"]
+        return values
 
 
 def compete(
@@ -102,6 +141,7 @@ def compete(
     examples: Sequence[ArrayLike],
     calibration: Calibration | None = None,
     refine: bool = True,
+    fitted: Fitted | None = None,
 ) -> Floats:
     """Tell of which label each candidate is.
 
@@ -117,6 +157,9 @@ def compete(
         Of the model that made the vectors.
     refine : bool
         Move targets towards the kinds of particles that they are of.
+    fitted : Fitted, optional
+        Averages of the candidates, from `tomoloc.features.classification`; used with a calibration
+        that tells what they mean.
 
     Returns
     -------
@@ -135,22 +178,23 @@ def compete(
     """
     calibration = calibration or Calibration()
     seen = _Candidates.of(vectors, center, spread=calibration.spread)
-    x, best = seen.observe(examples, refine=refine)
-    weights = [
-        calibration.unlike, calibration.unlike_rival, calibration.same, calibration.center
-    ]  # fmt: skip
-    odds = x @ np.array(weights) + calibration.intercept
-    chance = adapt_share(odds, calibration.share)
-    # What is most likely no particle is no likelier one of this label.
-    doubtful = seen.center < 0.5
-    chance[doubtful] = np.minimum(chance, seen.center)[doubtful]
+    compared = seen.compare(examples, refine=refine)
+    best, chance = compared.best, compared.judge(calibration)
+    averaged = calibration.averaged
+    if fitted is not None and averaged is not None:
+        fit = _choose(compared.fit(fitted, seen.vectors, calibration), calibration, averaged)
+        best, chance = fit.label, _limit(fit.chance(calibration, averaged), seen.center)
     probability = np.zeros((len(best), len(examples)))
     probability[np.arange(len(best)), best] = chance
     return probability
 
 
 def fit_calibration(
-    tomograms: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]], *, seed: int, targets: int = 7
+    tomograms: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]],
+    *,
+    seed: int,
+    targets: int = 7,
+    fitted: Sequence[Fitted] = (),
 ) -> Calibration:
     """Measure how odds follow from what is seen, on tomograms whose particles are known.
 
@@ -163,6 +207,8 @@ def fit_calibration(
         Chooses examples.
     targets : int
         Labels that are looked for in one tomogram, with one example each, then with several.
+    fitted : sequence of Fitted
+        Averages of the candidates of the first tomograms.
 
     Returns
     -------
@@ -173,33 +219,77 @@ def fit_calibration(
     ValueError
         If there is nothing to learn from.
     """
-    from sklearn.linear_model import LogisticRegression
-
     spread = _measure_spread(tomograms)
-    observed, right = [], []
+    observed, trials = [], []
     for number, (vectors, center, label) in enumerate(tomograms):
         rng = np.random.default_rng([seed, number])
-        seen = _Candidates.of(vectors, center, spread=spread)
-        for rows in _draw_examples(np.asarray(label), targets, rng):
-            names = np.array([np.asarray(label)[own[0]] for own in rows])
-            x, best = seen.observe([seen.vectors[own] for own in rows])
-            others = np.setdiff1d(np.arange(len(best)), np.concatenate(rows))
-            observed.append(x[others])
-            right.append((np.asarray(label) == names[best])[others])
-    x, y = np.concatenate(observed or [np.zeros((0, 4))]), np.concatenate(right or [np.zeros(0)])
+        seen, label = _Candidates.of(vectors, center, spread=spread), np.asarray(label)
+        for drawn in _draw_examples(label, targets, rng):
+            compared = seen.compare([seen.vectors[own] for own in drawn])
+            names = np.array([label[own[0]] for own in drawn])
+            others = ~np.isin(np.arange(len(label)), np.concatenate(drawn))
+            x, right = compared.observe(compared.best), label == names[compared.best]
+            observed.append((x[others], right[others]))
+            if number < len(fitted):
+                trials.append(
+                    _Trial(
+                        averages=fitted[number],
+                        seen=seen,
+                        compared=compared,
+                        label=label,
+                        names=names,
+                        others=others,
+                    )
+                )
+    found = replace(Calibration(spread=spread), **_regress(observed))
+    return replace(found, averaged=_fit_averaged(trials, found)) if trials else found
+
+
+def _fit_averaged(trials: Sequence[_Trial], calibration: Calibration) -> Averaged:
+    """Odds with averages: first of both labels that a candidate may be of, then of the likelier."""
+    pairs = [(trial, trial.fits(calibration)) for trial in trials]
+    each = [
+        part
+        for trial, (first, second) in pairs
+        for part in (trial.learn(first), trial.learn(second, second.label != first.label))
+    ]
+    averaged = Averaged(**_regress(each))
+    chosen = [trial.learn(_choose(fits, calibration, averaged)) for trial, fits in pairs]
+    return Averaged(**_regress(chosen))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Trial:
+    """Some labels that are looked for in a tomogram whose particles are known."""
+
+    averages: Fitted
+    seen: _Candidates
+    compared: _Compared
+    label: NDArray[np.str_]
+    names: NDArray[np.str_]
+    others: NDArray[np.bool_]
+
+    def fits(self, calibration: Calibration) -> tuple[_Fit, _Fit]:
+        return self.compared.fit(self.averages, self.seen.vectors, calibration)
+
+    def learn(
+        self, fit: _Fit, some: NDArray[np.bool_] | None = None
+    ) -> tuple[Floats, NDArray[np.bool_]]:
+        """What is seen of candidates, other than examples, that have an average; who is right."""
+        rows = self.others & fit.known & (True if some is None else some)
+        return fit.x[rows], (self.label == self.names[fit.label])[rows]
+
+
+def _regress(observed: Sequence[tuple[Floats, NDArray[np.bool_]]]) -> dict[str, Any]:
+    """Weights, intercept and share by logistic regression."""
+    from sklearn.linear_model import LogisticRegression
+
+    x, y = (np.concatenate([part[i] for part in observed] or [np.zeros(0)]) for i in (0, 1))
     if len(np.unique(y)) < 2:
         raise ValueError("calibration needs tomograms with several particles of several labels")
-    model = LogisticRegression(C=10.0, max_iter=1000).fit(x, y)
-    unlike, rival, same, center_weight = model.coef_[0].tolist()
-    return Calibration(
-        unlike=unlike,
-        unlike_rival=rival,
-        same=same,
-        center=center_weight,
-        intercept=float(model.intercept_[0]),
-        share=float(y.mean()),
-        spread=spread,
-    )
+    model = LogisticRegression(C=10.0, max_iter=2000).fit(x, y)
+    weights = dict(zip(_WEIGHTS, model.coef_[0].tolist(), strict=False))
+    return {**weights, "intercept": float(model.intercept_[0]), "share": float(y.mean())}
 
 
 def best_threshold(probability: ArrayLike, *, least: float) -> float:
@@ -306,11 +396,9 @@ class _Candidates:
         kinds = [find_kinds(v, sure, spread=spread, bandwidth=width) for width in _BANDWIDTHS]
         return cls(vectors=v, center=c, sure=sure, kinds=kinds)
 
-    def observe(
-        self, examples: Sequence[ArrayLike], *, refine: bool = True
-    ) -> tuple[Floats, NDArray[np.intp]]:
-        """What the odds depend on, shape (n, 4), and the best label of each candidate."""
-        arrays = [np.asarray(group, dtype=np.float64) for group in examples]
+    def compare(self, examples: Sequence[ArrayLike], *, refine: bool = True) -> _Compared:
+        """Compare candidates with targets, which come of the examples."""
+        arrays = _arrays(examples)
         if not arrays or any(len(group) == 0 for group in arrays):
             raise ValueError("each label needs at least one example")
         targets = np.stack([mean_direction(group) for group in arrays])
@@ -321,24 +409,134 @@ class _Candidates:
             for kinds in self.kinds
         ]
         n = len(targets)
-        similarity = self.vectors @ unit(np.sum([kinds.centers[:n] for kinds in named], axis=0)).T
-        best = similarity.argmax(axis=1)
-        rows = np.arange(len(best))
-        first = similarity[rows, best]
-        similarity[rows, best] = -1
-        second = _log_unlike(similarity.max(axis=1))
-        rival, same = np.zeros((2, len(best)))
-        for kinds in named:
-            unnamed = _log_unlike(self.vectors @ kinds.centers[n:].T)
-            rival += unnamed.min(axis=1, initial=np.inf).clip(max=second) / len(named)
-            same += kinds.membership(self.vectors)[rows, best] / len(named)
-        x = [_log_unlike(first), rival, np.log((same + 0.01) / (1.01 - same)), logit(self.center)]
-        return np.column_stack(x), best
+        centers = unit(np.sum([kinds.centers[:n] for kinds in named], axis=0))
+        unnamed = [_log_unlike(self.vectors @ kinds.centers[n:].T) for kinds in named]
+        return _Compared(
+            examples=arrays,
+            unlike=_log_unlike(self.vectors @ centers.T),
+            unnamed=np.stack([one.min(axis=1, initial=np.inf) for one in unnamed], axis=1),
+            same=np.mean([kinds.membership(self.vectors)[:, :n] for kinds in named], axis=0),
+            center=self.center,
+        )
 
     def _approach(self, targets: Floats) -> Floats:
         """Move targets towards the kinds that they are of, each of which has one name at most."""
         pull = [own_kinds(kinds, targets) @ kinds.centers for kinds in self.kinds]
         return unit(targets + _PULL * np.mean(pull, axis=0))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Compared:
+    """How candidates and targets are alike.
+
+    Parameters
+    ----------
+    examples : sequence of ndarray, each of shape (k, channels)
+    unlike : ndarray, shape (n, label)
+        Logarithm of 1 - similarity.
+    unnamed : ndarray, shape (n, bandwidths)
+        The same to the nearest kind without a name.
+    same : ndarray, shape (n, label)
+        Probability of one kind.
+    center : ndarray, shape (n,)
+    """
+
+    examples: Sequence[Floats]
+    unlike: Floats
+    unnamed: Floats
+    same: Floats
+    center: Floats
+
+    @property
+    def best(self) -> NDArray[np.intp]:
+        """The label of the target that each candidate is most like."""
+        return self.unlike.argmin(axis=1)
+
+    def observe(self, label: NDArray[np.intp]) -> Floats:
+        """What the odds depend on that candidates are of these labels, shape (n, 4)."""
+        rows = np.arange(len(label))
+        own, others = self.unlike[rows, label], self.unlike.copy()
+        others[rows, label] = _log_unlike(np.array(-1.0))
+        rival = np.minimum(self.unnamed, others.min(axis=1, keepdims=True)).mean(axis=1)
+        same = self.same[rows, label]
+        x = [own, rival, np.log((same + 0.01) / (1.01 - same)), logit(self.center)]
+        return np.column_stack(x)
+
+    def judge(self, calibration: Calibration) -> Floats:
+        """Probability that candidates are of their best labels."""
+        odds = _odds(self.observe(self.best), calibration)
+        return _limit(adapt_share(odds, calibration.share), self.center)
+
+    def fit(self, fitted: Fitted, vectors: Floats, calibration: Calibration) -> tuple[_Fit, _Fit]:
+        """What speaks for the labels that are best by vectors, and for those by averages."""
+        best = self.best
+        names = name_averages(
+            fitted,
+            vectors=vectors,
+            examples=self.examples,
+            best=best,
+            chance=self.judge(calibration),
+        )
+        fits = []
+        for label in (best, label_best(fitted, names, best)):
+            lead, known = measure_lead(fitted, names, label)
+            fits.append(
+                _Fit(label=label, x=np.column_stack([self.observe(label), lead]), known=known)
+            )
+        return fits[0], fits[1]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Fit:
+    """What the odds of a label for each candidate depend on.
+
+    Parameters
+    ----------
+    label : ndarray of int, shape (n,)
+    x : ndarray, shape (n, 5)
+    known : ndarray of bool, shape (n,)
+        Whether the label has an average; otherwise the last column means nothing.
+    """
+
+    label: NDArray[np.intp]
+    x: Floats
+    known: NDArray[np.bool_]
+
+    def odds(self, calibration: Calibration, averaged: Averaged) -> Floats:
+        """With the average where there is one."""
+        plain = _odds(self.x[:, :-1], calibration)
+        return np.where(self.known, _odds(self.x, averaged), plain)
+
+    def chance(self, calibration: Calibration, averaged: Averaged) -> Floats:
+        """Probabilities that follow, with the share that this tomogram seems to have."""
+        plain = adapt_share(_odds(self.x[:, :-1], calibration), calibration.share)
+        return np.where(self.known, adapt_share(_odds(self.x, averaged), averaged.share), plain)
+
+
+def _choose(fits: tuple[_Fit, _Fit], calibration: Calibration, averaged: Averaged) -> _Fit:
+    """The likelier label of each candidate."""
+    first, second = fits
+    better = second.odds(calibration, averaged) > first.odds(calibration, averaged)
+    return _Fit(
+        label=np.where(better, second.label, first.label),
+        x=np.where(better[:, None], second.x, first.x),
+        known=np.where(better, second.known, first.known),
+    )
+
+
+def _odds(x: Floats, calibration: Calibration | Averaged) -> Floats:
+    """Logarithm of the odds that a candidate is of its best label."""
+    weights = [getattr(calibration, name) for name in _WEIGHTS[: x.shape[1]]]
+    return np.asarray(x @ np.array(weights) + calibration.intercept)
+
+
+def _limit(chance: Floats, center: Floats) -> Floats:
+    """What is most likely no particle is no likelier one of a label."""
+    return np.where(center < 0.5, np.minimum(chance, center), chance)
+
+
+def _arrays(examples: Sequence[ArrayLike]) -> list[Floats]:
+    return [np.asarray(group, dtype=np.float64) for group in examples]
 
 
 def _log_unlike(similarity: Floats) -> Floats:
