@@ -30,7 +30,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +78,18 @@ class Bench:
     device: str
     views: Views
     seed: int
+    kept: dict[tuple[str, str], Embedded] = field(default_factory=dict)
 
     def embed(self, tomogram: Tomogram, *, model: StoredModel | None = None) -> Embedded:
-        """Embed a tomogram with a model, the trained one by default."""
+        """Embed a tomogram with a model, the trained one by default; the last one is kept."""
         model = model or self.models["embedding"]
-        return Embedded(tomogram=tomogram, model=model, device=self.device, views=self.views)
+        key = (tomogram.name, model.identity)
+        if key not in self.kept:
+            self.kept.clear()
+            self.kept[key] = Embedded(
+                tomogram=tomogram, model=model, device=self.device, views=self.views
+            )
+        return self.kept[key]
 
     def examples(
         self, sample: Sample, labels: Sequence[str], *, number: int, draw: int, shots: int = 1

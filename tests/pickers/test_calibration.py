@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from handmade import make_blob_model
@@ -40,3 +43,30 @@ def test_nothing_to_learn_from():
     sample = make_sample(np.random.default_rng(1), particles=False)
     with pytest.raises(ValueError, match="several particles"):
         calibrate(make_blob_model(), [sample], device="cpu")
+
+
+def test_averages_are_asked_where_they_are_wanted(monkeypatch):
+    rng = np.random.default_rng(0)
+    samples = [make_sample(rng) for _ in range(3)]
+    asked = []
+
+    def classify(tomogram, candidates, *, spread):
+        sample = samples[len(asked)]
+        np.testing.assert_array_equal(tomogram.data, -sample.tomogram.data)
+        asked.append(spread)
+        away = np.linalg.norm(
+            candidates.particles.position[:, None] - sample.particles.position, axis=2
+        )
+        near = np.asarray(sample.particles.label)[away.argmin(axis=1)]
+        gain = np.where(near[:, None] == list(HEIGHTS), 150.0, 100.0)
+        gain += np.random.default_rng(1).normal(0, 25, gain.shape)
+        return SimpleNamespace(gain=gain, usual=np.array([150.0, 150.0]))
+
+    monkeypatch.setattr("tomoloc.pickers.calibration.classify_candidates", classify)
+    found = calibrate(make_blob_model(height=0.5), samples, averaged=2, device="cpu")
+    plain = calibrate(make_blob_model(height=0.5), samples, device="cpu")
+    assert plain.averaged is None
+    assert replace(found, averaged=None) == plain
+    assert asked == [plain.spread] * 2
+    assert np.isfinite(list(found.to_dict()["averaged"].values())).all()
+    assert 0 < found.averaged.share < 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from tomoloc.io.targets import Targets
 from tomoloc.localize import find_peaks
 from tomoloc.nn import stored
 from tomoloc.nn.stored import save_model
+from tomoloc.pickers.competition import Averaged, Calibration
 from tomoloc.pickers.embedding import EmbeddingPicker, embed_examples
 from tomoloc.pickers.pick import pick
 from tomoloc.types import Particles
@@ -147,6 +149,37 @@ def test_spacings(caplog):
     assert "voxels of 2 Å are reduced to the model's 10 Å" in caplog.text
     with pytest.raises(ValueError, match="voxels of 40 Å are too coarse for this model"):
         picker.working_spacing(40)
+
+
+def test_averages_decide_between_labels(bright, monkeypatch):
+    """To the network both labels are one; candidates fit now one average, now the other."""
+    calls = []
+
+    def classify(tomogram, candidates, *, spread):
+        calls.append((tomogram.shape, spread))
+        n = len(candidates)
+        side = np.arange(n) % 2
+        gain = np.where(side[:, None] == [0, 1], 200.0, 50.0)
+        return SimpleNamespace(gain=gain, usual=np.array([200.0, 200.0]))
+
+    monkeypatch.setattr("tomoloc.pickers.embedding.classify_candidates", classify)
+    averaged = Averaged(
+        unlike=-0.5, unlike_rival=0.0, same=0.0, center=0.5, lead=2.0, intercept=0.0, share=0.5
+    )
+    calibration = replace(Calibration.of(MODEL.config), averaged=averaged)
+    model = replace(MODEL, config={**MODEL.config, "calibration": calibration.to_dict()})
+    features = LearnedFeatures(model=MODEL, device="cpu", views=4)
+    found = find_candidates(features.embed(bright), centers=True)
+    targets = Targets(vectors=found.vectors[:2], label=["a", "b"], model=model.identity)
+    scores = make_picker(reference=targets, model=model).score(bright)
+    picks = find_peaks(scores, threshold=0.1, min_distance=20)
+    rows = distances(picks, found.particles).argmin(axis=1)
+    assert len(picks) > 4
+    assert picks.label.tolist() == [("a", "b")[row % 2] for row in rows]
+    assert calls == [(bright.shape, calibration.spread)]
+    make_picker(reference=targets, model=model, average=False).score(bright)
+    make_picker(reference=targets).score(bright)  # a model that does not tell what averages mean
+    assert len(calls) == 1
 
 
 def test_wrong_use(bright):

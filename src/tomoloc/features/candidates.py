@@ -95,7 +95,8 @@ def find_candidates(
         Between two candidates, in angstrom.
     targets : array_like, shape (n, vector), optional
         Unit vectors. Where no centre is close, maxima of the largest cosine with any of them are
-        candidates, too: a network may miss the centre of what it still recognises.
+        candidates, too: a network may miss the centre of what it still recognises. Their
+        probability is no higher than the threshold.
     similarity : float
         Keep those maxima above, but no more of them than of the other kind (or a hundred): of the
         ice between the particles, much may resemble a small particle.
@@ -140,6 +141,8 @@ def find_candidates(
                 found = found[near >= min_distance]
             found = found[: max(len(tables[0]), _SIMILAR)]
             score = interpolate(points[..., -1:], embedding.to_index(found.position))[:, 0]
+            # Where it is larger, a maximum was taken as one with another.
+            score = np.minimum(score, threshold)
         else:
             score = np.full(len(found), 0.5, dtype=np.float32)  # it says nothing
         tables.append(replace(found, score=score))

@@ -29,6 +29,7 @@ from tomoloc.features.averages import (
 from tomoloc.features.boxes import Boxes
 from tomoloc.features.candidates import Candidates
 from tomoloc.features.kinds import find_kinds, unit
+from tomoloc.progress import progress
 from tomoloc.types import Volume
 
 __all__ = ["LEAST_CENTER", "Classification", "classify", "classify_candidates"]
@@ -205,7 +206,8 @@ def classify(
         boxes=boxes, vectors=np.asarray(vectors), certainty=np.asarray(certainty)
     )
     rows = [np.asarray(group, dtype=np.intp)[:_MOST] for group in groups]
-    parts = [part for own in rows if len(own) >= _FEWEST for part in classifier.divide(own)]
+    rows = [own for own in rows if len(own) >= _FEWEST]
+    parts = [part for own in progress(rows, "aligning") for part in classifier.divide(own)]
     found = classifier.fit(parts)
     found = classifier.join(classifier.fit(classifier.compete(found), found))
     return classifier.weigh(classifier.fit(classifier.compete(found), found))
@@ -228,7 +230,7 @@ class _Classifier:
             last.shift if last is not None and len(last) else None,
         )
         poses = []
-        for i, average in enumerate(averages):
+        for i, average in enumerate(progress(averages, "comparing")):
             near[average.rows, i] = True
             rows = np.flatnonzero(near[:, i])
             where = None if around is None else around[rows]
@@ -242,7 +244,10 @@ class _Classifier:
         fits = [
             self._fit(own, rows[kept], (turns[kept], shifts[kept]))
             for own, (rows, (turns, shifts)), kept in zip(
-                averages, poses, (wanted[rows, i] for i, (rows, _) in enumerate(poses)), strict=True
+                progress(averages, "fitting"),
+                poses,
+                (wanted[rows, i] for i, (rows, _) in enumerate(poses)),
+                strict=True,
             )
         ]
         return self.collect(averages, fits, n=n)

@@ -13,7 +13,6 @@ from tomoloc.features.classification import classify_candidates
 from tomoloc.features.learned import LearnedFeatures, default_views
 from tomoloc.nn.stored import StoredModel
 from tomoloc.pickers.competition import Calibration, fit_calibration
-from tomoloc.progress import progress
 from tomoloc.types import Particles, Sample, Tomogram
 
 __all__ = ["calibrate", "label_candidates"]
@@ -65,7 +64,7 @@ def calibrate(
     first = list(zip(samples, labelled, strict=True))[:averaged]
     fitted = [
         classify_candidates(_brighten(one), found, spread=calibration.spread)
-        for one, (found, _) in progress(first, "averaging")
+        for one, (found, _) in first
     ]
     return fit_calibration(tomograms, seed=seed, fitted=fitted)
 
