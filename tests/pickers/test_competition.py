@@ -279,3 +279,12 @@ def test_configuration_with_averages(averaged, calibration):
         Calibration.of({"calibration": {**stored, "averaged": damaged}})
     with pytest.raises(ValueError, match="calibration is damaged"):
         Calibration.of({"calibration": {**stored, "averaged": "much"}})
+
+
+def test_averages_of_which_nothing_is_known_are_left_out(calibration, caplog):
+    rng = np.random.default_rng(5)
+    tomograms = [make_tomogram(rng) for _ in range(4)]
+    n = len(tomograms[0][2])
+    none = [SimpleNamespace(gain=np.zeros((n, 0)), usual=np.zeros(0))] * 2
+    assert fit_calibration(tomograms, seed=1, fitted=none) == calibration
+    assert "what averages of candidates mean is not known" in caplog.text

@@ -46,6 +46,9 @@ __all__ = ["train"]
 
 logger = logging.getLogger(__name__)
 
+_AVERAGED = 8
+"""Samples kept for validation in which averages of candidates are tried, too."""
+
 ACROSS = 20
 """Voxels of the largest kind, where it tells the voxel spacing."""
 
@@ -451,7 +454,7 @@ def _calibrated(model: StoredModel, held_out: list[Sample], device: str) -> Stor
     from tomoloc.pickers.calibration import calibrate
 
     try:
-        calibration = calibrate(model, held_out, device=device)
+        calibration = calibrate(model, held_out, averaged=_AVERAGED, device=device)
     except ValueError as error:
         logger.warning("scores of this model are no probabilities yet: %s", error)
         return model

@@ -11,6 +11,7 @@ differs between tomograms: that is estimated from the odds themselves.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -24,6 +25,8 @@ from tomoloc.pickers.naming import Fitted, label_best, measure_lead, name_averag
 
 __all__ = ["Calibration", "adapt_share", "best_threshold", "compete", "fit_calibration"]
 __all__ += ["mean_direction"]
+
+logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 
@@ -242,7 +245,11 @@ def fit_calibration(
                     )
                 )
     found = replace(Calibration(spread=spread), **_regress(observed))
-    return replace(found, averaged=_fit_averaged(trials, found)) if trials else found
+    try:
+        return replace(found, averaged=_fit_averaged(trials, found)) if trials else found
+    except ValueError as error:
+        logger.warning("what averages of candidates mean is not known: %s", error)
+        return found
 
 
 def _fit_averaged(trials: Sequence[_Trial], calibration: Calibration) -> Averaged:
