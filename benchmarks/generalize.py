@@ -2,8 +2,8 @@
 
     python benchmarks/generalize.py --structures FOLDER [--model general|FOLDER]
         [--conditions NAME...] [--tomograms N] [--shots K...] [--template-matching N]
-        [--views N] [--without PROTEIN...] [--noise-only] [--de-novo] [--cache FOLDER]
-        [--json FILE] [--picture FILE]
+        [--views N] [--no-average] [--without PROTEIN...] [--noise-only] [--de-novo]
+        [--cache FOLDER] [--json FILE] [--picture FILE]
 
 Seven proteins in each simulated tomogram, each protein in one at least of every condition:
 
@@ -34,6 +34,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -77,6 +78,7 @@ class Bench:
     shots: Sequence[int]
     device: str
     views: Views
+    average: bool
     seed: int
     kept: dict[tuple[str, str], Embedded] = field(default_factory=dict)
 
@@ -87,7 +89,11 @@ class Bench:
         if key not in self.kept:
             self.kept.clear()
             self.kept[key] = Embedded(
-                tomogram=tomogram, model=model, device=self.device, views=self.views
+                tomogram=tomogram,
+                model=model,
+                device=self.device,
+                views=self.views,
+                average=self.average,
             )
         return self.kept[key]
 
@@ -107,6 +113,7 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if given.threads:
         torch.set_num_threads(given.threads)
+        numba.set_num_threads(given.threads)
     try:
         model = open_model(given.model)
     except (OSError, ValueError) as error:
@@ -122,11 +129,12 @@ def main() -> int:
         shots=given.shots,
         device=given.device,
         views=given.views,
+        average=given.average,
         seed=given.seed,
     )
     print(f"machine: {describe_machine()}")
     print(f"model: {model.identity}; {len(proteins)} proteins; {given.draws} draws of examples")
-    print(f"views of each tomogram: {given.views}\n")
+    print(f"views of each tomogram: {given.views}; averages: {'yes' if given.average else 'no'}\n")
     kinds = ("picks", "detection", "template", "noise", "clusters", "pooled")
     results: dict[str, list[Row]] = {kind: [] for kind in kinds}
     for condition in given.conditions:
@@ -157,6 +165,7 @@ def keep(results: dict[str, list[Row]], given: argparse.Namespace, *, model: str
         draw_picture(where(results["picks"], shots=min(given.shots)), given.picture)
     if given.json:
         about = {"machine": describe_machine(), "model": model, "views": given.views}
+        about["average"] = given.average
         content = {**about, **results}
         given.json.write_text(json.dumps(_plain(content), indent=1), "utf-8")
 
@@ -179,6 +188,9 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--template-proteins", type=int, default=3, help="of each such tomogram")
     parser.add_argument("--angular-step", type=float, default=15.0, help="of template matching")
     parser.add_argument("--views", type=int, choices=(1, 2, 4), default=4, help="of a tomogram")
+    parser.add_argument(
+        "--no-average", dest="average", action="store_false", help="judge by vectors alone"
+    )
     parser.add_argument("--noise-only", action="store_true", help="count picks in empty ice, too")
     parser.add_argument("--skip-random", action="store_true", help="no untrained network beside")
     parser.add_argument("--de-novo", action="store_true", help="cluster without examples, too")
@@ -193,7 +205,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="all scores")
     parser.add_argument("--picture", type=Path, help="PNG of F1 against mass")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--threads", type=int, help="of the network on a processor")
+    parser.add_argument("--threads", type=int, help="on a processor")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

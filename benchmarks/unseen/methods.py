@@ -65,12 +65,15 @@ class Embedded:
     device : str
     views : {1, 2, 4}
         Average over so many half turns, of which the first is none.
+    average : bool
+        Whether the picker averages candidates.
     """
 
     tomogram: Tomogram
     model: StoredModel
     device: str = "auto"
     views: Views = 2
+    average: bool = True
 
     @cached_property
     def features(self) -> LearnedFeatures:
@@ -99,7 +102,11 @@ class Embedded:
     def pick(self, targets: Targets) -> Found:
         """Pick with the settings that `tomoloc pick embedding` has by default."""
         picker = _KeptPicker(
-            reference=targets, model=self.model, device=self.device, kept=self.features
+            reference=targets,
+            model=self.model,
+            average=self.average,
+            device=self.device,
+            kept=self.features,
         )
         found = pick(self.tomogram, picker, contrast="dark", threshold=0.0)
         default = picker.threshold(found.scores, min_distance=picker.particle_diameter / 2)
