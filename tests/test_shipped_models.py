@@ -38,6 +38,7 @@ def test_general_is_calibrated():
     config = load_model(find_model("general")).config
     assert config["calibration"]
     assert Calibration.of(config).unlike < 0
+    assert Calibration.of(config).averaged.lead > 0
 
 
 @pytest.fixture(scope="module")
