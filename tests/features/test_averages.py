@@ -26,10 +26,11 @@ NOISE = 0.6
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A tomogram of two kinds, where they are, and how they lie."""
+    """A tomogram of two kinds, where a picker saw them, where they are, and how they lie."""
 
     volume: Volume
     position: np.ndarray
+    center: np.ndarray
     kind: np.ndarray
     rotation: Rotation
     density: list[np.ndarray]
@@ -74,6 +75,7 @@ def scene() -> Scene:
     return Scene(
         volume=volume,
         position=volume.to_position(seen),
+        center=volume.to_position(index),
         kind=kind,
         rotation=rotation,
         density=density,
@@ -208,6 +210,12 @@ def test_candidates_of_a_tomogram_are_classified(scene):
     assert found.power.shape == found.gain.shape == (n + stray, 2)
     side, kind = found.gain[~hardly].argmax(axis=1), scene.kind[order[~hardly]]
     assert max(np.mean(side == kind), np.mean(side != kind)) > 0.9
+    # A picker was told wrong places, and averages know it.
+    away = candidates.particles.position[~hardly] - scene.center[order[~hardly]]
+    left = away + found.offset[~hardly]
+    left -= np.median(left, axis=0)
+    assert np.linalg.norm(left, axis=1).mean() < 0.85 * np.linalg.norm(away, axis=1).mean()
+    assert (found.offset[hardly] == 0).all()
     for i, average in enumerate(found.averages):
         assert not hardly[average.rows].any()
         assert found.usual[i] == pytest.approx(np.median(found.gain[average.rows, i]))

@@ -160,7 +160,8 @@ def test_averages_decide_between_labels(bright, monkeypatch):
         n = len(candidates)
         side = np.arange(n) % 2
         gain = np.where(side[:, None] == [0, 1], 200.0, 50.0)
-        return SimpleNamespace(gain=gain, usual=np.array([200.0, 200.0]))
+        offset = np.tile([6.0, -4.0, 2.0], (n, 1))
+        return SimpleNamespace(gain=gain, usual=np.array([200.0, 200.0]), offset=offset)
 
     monkeypatch.setattr("tomoloc.pickers.embedding.classify_candidates", classify)
     averaged = Averaged(
@@ -176,6 +177,8 @@ def test_averages_decide_between_labels(bright, monkeypatch):
     rows = distances(picks, found.particles).argmin(axis=1)
     assert len(picks) > 4
     assert picks.label.tolist() == [("a", "b")[row % 2] for row in rows]
+    moved = picks.position - found.particles.position[rows]
+    np.testing.assert_allclose(np.median(moved, axis=0), [3, -2, 1], atol=1e-3)
     assert calls == [(bright.shape, calibration.spread)]
     make_picker(reference=targets, model=model, average=False).score(bright)
     make_picker(reference=targets).score(bright)  # a model that does not tell what averages mean

@@ -85,11 +85,14 @@ class Classification:
         at, as others fit better.
     fits : sequence of Fit
         Of each average with all candidates.
+    voxel_spacing : float
+        Of shifts, in angstrom.
     """
 
     averages: Sequence[Average]
     gain: Array
     fits: Sequence[Fit]
+    voxel_spacing: float
 
     def __len__(self) -> int:
         return len(self.averages)
@@ -97,7 +100,7 @@ class Classification:
     @classmethod
     def empty(cls, n: int) -> Classification:
         """Of n candidates, without averages."""
-        return cls(averages=(), gain=np.zeros((n, 0), np.float32), fits=())
+        return cls(averages=(), gain=np.zeros((n, 0), np.float32), fits=(), voxel_spacing=1.0)
 
     def among(self, rows: ArrayLike, n: int) -> Classification:
         """The same among n candidates, of which it has these rows; the others fit nothing."""
@@ -122,9 +125,21 @@ class Classification:
 
     @property
     def shift(self) -> Array:
-        """Of candidates from the middle of their boxes, by their best average, shape (n, 3)."""
+        """Of candidates from the middle of their boxes, by their best average, shape (n, 3).
+
+        In voxels, zyx; 0 where a candidate was fitted to none.
+        """
+        if not len(self):
+            return np.zeros((len(self.gain), 3), dtype=np.float32)
         every = np.stack([fit.shift for fit in self.fits])
-        return np.asarray(every[self.gain.argmax(axis=1), np.arange(len(self.gain))])
+        best = every[self.gain.argmax(axis=1), np.arange(len(self.gain))]
+        fitted = np.isfinite(self.gain.max(axis=1, keepdims=True))
+        return np.where(fitted, best, 0)
+
+    @property
+    def offset(self) -> Array:
+        """The same in angstrom, xyz."""
+        return np.asarray(self.shift[:, ::-1] * self.voxel_spacing, dtype=np.float64)
 
 
 def classify_candidates(
@@ -225,10 +240,7 @@ class _Classifier:
         """Fit all averages to all candidates, with care to those that they may be of."""
         n, k = len(self.boxes), len(averages)
         coarse = np.full((n, k), -np.inf, dtype=np.float32)
-        near, around = (
-            self._find_near(averages),
-            last.shift if last is not None and len(last) else None,
-        )
+        near, around = self._find_near(averages), last.shift if last else None
         poses = []
         for i, average in enumerate(progress(averages, "comparing")):
             near[average.rows, i] = True
@@ -250,7 +262,7 @@ class _Classifier:
                 strict=True,
             )
         ]
-        return self.collect(averages, fits, n=n)
+        return self.collect(averages, fits)
 
     def _find_near(self, averages: Sequence[Average]) -> NDArray[np.bool_]:
         """Averages that each candidate may be of, by its vector."""
@@ -381,13 +393,14 @@ class _Classifier:
                 refused.clear()
             else:
                 refused.add(frozenset(id(averages[i]) for i in pair))
-        return _Classifier.collect(averages, fits, n=len(self.boxes))
+        return self.collect(averages, fits)
 
-    @staticmethod
-    def collect(averages: Sequence[Average], fits: Sequence[Fit], *, n: int) -> Classification:
+    def collect(self, averages: Sequence[Average], fits: Sequence[Fit]) -> Classification:
         """Put all gains into one table."""
-        gain = np.reshape([fit.gain for fit in fits], (len(fits), n)).T
-        return Classification(averages=averages, gain=gain, fits=fits)
+        gain = np.reshape([fit.gain for fit in fits], (len(fits), len(self.boxes))).T
+        return Classification(
+            averages=averages, gain=gain, fits=fits, voxel_spacing=self.boxes.voxel_spacing
+        )
 
     def _find_alike(
         self, averages: Sequence[Average], fits: Sequence[Fit], refused: set[frozenset[int]]

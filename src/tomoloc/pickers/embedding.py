@@ -118,7 +118,8 @@ class EmbeddingPicker:
         -------
         ScoreMap
             On the network's grid; 0 but for a small paraboloid around each candidate, whose peak
-            is its probability and lies, between grid points, at its position.
+            is its probability and lies, between grid points, at its position. That is halfway
+            between the maximum of the map of centres and the middle of the average that fits best.
 
         Raises
         ------
@@ -157,6 +158,8 @@ class EmbeddingPicker:
             fitted=averages,
         )
         position = candidates.particles.position
+        if averages is not None:  # two estimates are better than one
+            position = position + averages.offset / 2
         return paint_peaks(
             grid, {label: (position, probability[:, i]) for i, label in enumerate(labels)}
         )
