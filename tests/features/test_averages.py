@@ -147,6 +147,13 @@ def test_a_mixed_group_falls_apart(boxes, scene):
     assert max(np.mean(side == scene.kind), np.mean(side != scene.kind)) > 0.95
 
 
+def test_a_group_without_differences_is_taken_apart_and_joined(boxes, scene):
+    """Both kinds, with one vector: parts are divided by chance, and find what there is."""
+    vectors = np.tile(np.eye(8)[0], (len(boxes), 1))
+    found = classify(boxes, [np.arange(len(boxes))], vectors=vectors, certainty=np.ones(len(boxes)))
+    assert len(found) == 2
+
+
 def test_groups_of_one_kind_join(boxes, scene):
     own, other = np.flatnonzero(scene.kind == 0), np.flatnonzero(scene.kind == 1)
     vectors = np.random.default_rng(2).normal(size=(len(boxes), 8))
@@ -207,7 +214,7 @@ def test_candidates_of_a_tomogram_are_classified(scene):
     found = classify_candidates(scene.volume, candidates, spread=0.02)
     hardly = score[order] < 0.1
     assert np.isneginf(found.gain[hardly]).all()
-    assert found.power.shape == found.gain.shape == (n + stray, 2)
+    assert found.gain.shape == (n + stray, 2)
     side, kind = found.gain[~hardly].argmax(axis=1), scene.kind[order[~hardly]]
     assert max(np.mean(side == kind), np.mean(side != kind)) > 0.9
     # A picker was told wrong places, and averages know it.

@@ -32,12 +32,11 @@ from tomoloc.features.boxes import (
     slice_spectrum,
     soft_ball,
     solve,
-    to_density,
 )
 from tomoloc.nn.device import computes_in_bfloat16
 from tomoloc.physics.rotations import sample_rotations
 
-__all__ = ["Average", "Fit", "Poses", "align", "compare_coarsely", "find_differences", "join_poses"]
+__all__ = ["Average", "Fit", "Poses", "align", "compare_coarsely", "join_poses"]
 
 Array = NDArray[Any]
 Poses = tuple[Array, Array]
@@ -58,8 +57,6 @@ _STARTS = 3
 _STEPS = ((10.0, 0.5, _GLOBAL, 2), (7.0, 0.35, 0.0, 2), (4.0, 0.25, 0.0, 1))
 """Of orientation and place, in degrees and voxels at 10 Å; resolution in angstrom, 0 for all that
 there is; and how many poses are left after each."""
-_HELD = ((0.0, 0.0, 0.0, 1),)
-"""No steps at all."""
 _PARTS = 4
 """Into which the particles of an average are divided, so that none is compared with itself."""
 _RADIUS = 60.0
@@ -210,33 +207,6 @@ class Average:
                 start = None if poses is None else (poses[0][own], poses[1][own])
                 fit.put(own, _search(boxes, rows[own], density(), start, everywhere=everywhere))
         return fit
-
-    def compare_halves(self, boxes: Boxes, side: ArrayLike) -> NDArray[np.float32]:
-        """Gains of members with averages of either half of them, with their poses held.
-
-        Parameters
-        ----------
-        boxes : Boxes
-        side : array_like of int, shape (m,)
-            0 or 1: the half of each member.
-
-        Returns
-        -------
-        ndarray, shape (m, 2)
-            -inf for a side without members.
-        """
-        gain = np.full((len(self), 2), -np.inf, dtype=np.float32)
-        for half in (0, 1):
-            own = np.flatnonzero(np.asarray(side) == half)
-            part = np.full(len(self), _NONE)
-            part[own] = np.arange(len(own)) % min(2, max(len(own), 1))
-            for q, density in self._without_each(boxes, part):
-                rows = np.flatnonzero(part == q)
-                if len(rows):
-                    fit, spectrum = self.fit[rows], make_spectrum(density())
-                    held = _climb(boxes, self.rows[rows], spectrum, fit.poses, _HELD)
-                    gain[rows, half] = held.gain
-        return gain
 
     def _without_each(
         self, boxes: Boxes, part: Array
@@ -452,32 +422,3 @@ def compare_coarsely(
     spectrum, coarse = make_spectrum(average.density(boxes)), boxes.coarsened(_GLOBAL)
     poses, gain = _search_coarsely(coarse, np.asarray(rows), spectrum, around)
     return poses, np.asarray(gain)
-
-
-def find_differences(boxes: Boxes, average: Average) -> NDArray[np.float32]:
-    """What each member has that the average has not, where the tilt series lets it be seen.
-
-    Returns
-    -------
-    ndarray, shape (m, voxels of the mask)
-
-    References
-    ----------
-    Wedge-masked differences: Heumann, Hoenger & Mastronarde, J. Struct. Biol. 175, 288 (2011),
-    doi:10.1016/j.jsb.2011.05.011.
-    """
-    fit = average.fit
-    spectrum = make_spectrum(average.density(boxes))
-    models = np.empty((len(average), 2 * len(boxes.frequency)), dtype=np.float32)
-    rotation = np.ascontiguousarray(fit.rotation, dtype=np.float32)
-    slice_spectrum(spectrum, rotation, boxes.frequency, boxes.transfer, models)
-    real, imaginary = np.split(models, 2, axis=1)
-    centered = boxes.values[average.rows] * boxes.phases(fit.shift)
-    rest = replace(boxes, values=(centered - (real + 1j * imaginary)).astype(np.complex64))
-    inside = average.mask > 0.5
-    still = np.zeros((1, 3), dtype=np.float32)
-    maps = []
-    for row in range(len(average)):
-        values, _ = backproject(rest, [row], rotation[[row]], still)
-        maps.append(to_density(values, boxes.size)[inside])
-    return np.asarray(maps, dtype=np.float32)

@@ -439,7 +439,7 @@ def _step(
 ) -> tuple[np.float32, np.float32]:  # fmt: skip
     """Turn and move a pose, in place, wherever that makes the box likelier; gain and power."""
     value, power = _gain(spectrum, rotation, shift, box, frequency, transfer, size, count)
-    for axis in range(6 if angle > 0 else 0):
+    for axis in range(6):
         for sign in (-1, 1):
             turned, moved = rotation, shift.copy()
             if axis < 3:

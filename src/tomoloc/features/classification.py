@@ -114,11 +114,6 @@ class Classification:
         return replace(self, averages=averages, gain=gain, fits=fits)
 
     @property
-    def power(self) -> Array:
-        """The gain that candidates without noise would have, shape (n, k)."""
-        return np.reshape([fit.power for fit in self.fits], self.gain.shape[::-1]).T
-
-    @property
     def usual(self) -> Array:
         """Median gain of the members of each average, shape (k,)."""
         return np.array([np.median(self.gain[own.rows, i]) for i, own in enumerate(self.averages)])
@@ -360,11 +355,12 @@ class _Classifier:
             return [rows]
         from sklearn.cluster import KMeans
 
-        vectors = self.vectors[rows]
-        second = KMeans(2, n_init=4, random_state=0).fit_predict(vectors) > 0
+        vectors, second = self.vectors[rows], np.zeros(len(rows), dtype=bool)
+        if np.ptp(vectors, axis=0).any():
+            second = KMeans(2, n_init=4, random_state=0).fit_predict(vectors) > 0
         if min(second.sum(), (~second).sum()) < _FEWEST:
-            along = _main_direction(vectors)
-            second = along > np.median(along)
+            rank = np.argsort(np.argsort(_main_direction(vectors), kind="stable"))
+            second = rank >= (len(rows) + 1) // 2
         return self._split(rows[~second]) + self._split(rows[second])
 
     def join(self, found: Classification) -> Classification:
