@@ -60,7 +60,7 @@ def test_averages_are_asked_where_they_are_wanted(monkeypatch):
         near = np.asarray(sample.particles.label)[away.argmin(axis=1)]
         gain = np.where(near[:, None] == list(HEIGHTS), 150.0, 100.0)
         gain += np.random.default_rng(1).normal(0, 25, gain.shape)
-        return SimpleNamespace(gain=gain, usual=np.array([150.0, 150.0]))
+        return SimpleNamespace(gain=gain, size=np.array([20, 20]), usual=np.array([150.0, 150.0]))
 
     monkeypatch.setattr("tomoloc.pickers.calibration.classify_candidates", classify)
     found = calibrate(make_blob_model(height=0.5), samples, averaged=2, device="cpu")

@@ -216,7 +216,7 @@ def make_fitted(rng, label, *, noise=10.0):
     own = label[:, None] == np.array(kinds)
     gain = np.where(own, 100.0, 30.0) + noise * rng.normal(size=own.shape)
     gain[label == ""] -= 30.0
-    return SimpleNamespace(gain=gain, usual=np.full(5, 100.0))
+    return SimpleNamespace(gain=gain, size=np.full(5, 25), usual=np.full(5, 100.0))
 
 
 def make_twins(rng):
@@ -255,7 +255,7 @@ def test_a_label_without_an_average_is_judged_by_its_vectors(averaged, rng):
     vectors, center, label = make_tomogram(rng)
     examples = pick_examples(vectors, label, ["p8", "p9"], rng)
     plain = compete(vectors, center, examples=examples, calibration=averaged)
-    none = SimpleNamespace(gain=np.zeros((len(label), 0)), usual=np.zeros(0))
+    none = SimpleNamespace(gain=np.zeros((len(label), 0)), size=np.zeros(0), usual=np.zeros(0))
     p = compete(vectors, center, examples=examples, calibration=averaged, fitted=none)
     np.testing.assert_array_equal(p, plain)
 
@@ -285,6 +285,6 @@ def test_averages_of_which_nothing_is_known_are_left_out(calibration, caplog):
     rng = np.random.default_rng(5)
     tomograms = [make_tomogram(rng) for _ in range(4)]
     n = len(tomograms[0][2])
-    none = [SimpleNamespace(gain=np.zeros((n, 0)), usual=np.zeros(0))] * 2
+    none = [SimpleNamespace(gain=np.zeros((n, 0)), size=np.zeros(0), usual=np.zeros(0))] * 2
     assert fit_calibration(tomograms, seed=1, fitted=none) == calibration
     assert "what averages of candidates mean is not known" in caplog.text

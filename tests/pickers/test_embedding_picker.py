@@ -161,7 +161,9 @@ def test_averages_decide_between_labels(bright, monkeypatch):
         side = np.arange(n) % 2
         gain = np.where(side[:, None] == [0, 1], 200.0, 50.0)
         offset = np.tile([6.0, -4.0, 2.0], (n, 1))
-        return SimpleNamespace(gain=gain, usual=np.array([200.0, 200.0]), offset=offset)
+        return SimpleNamespace(
+            gain=gain, size=np.array([20, 20]), usual=np.array([200.0, 200.0]), offset=offset
+        )
 
     monkeypatch.setattr("tomoloc.pickers.embedding.classify_candidates", classify)
     averaged = Averaged(

@@ -9,9 +9,10 @@ import numpy as np
 from tomoloc.pickers.naming import label_best, measure_lead, name_averages
 
 
-def make_fitted(gain):
+def make_fitted(gain, *, size=None):
     gain = np.asarray(gain, dtype=float)
-    return SimpleNamespace(gain=gain, usual=np.full(gain.shape[1], 100.0))
+    size = np.full(gain.shape[1], 20 if size is None else size)
+    return SimpleNamespace(gain=gain, size=size, usual=np.full(gain.shape[1], 100.0))
 
 
 EYE = np.eye(4)
@@ -65,6 +66,8 @@ def test_lead_over_the_next_average():
     lead, known = measure_lead(fitted, [0, 1], [0, 0, 1, 1])
     np.testing.assert_allclose(lead, [1, -0.5, 2, 0])  # no more than 2 counts
     assert known.tolist() == [True, True, True, False]
+    few = make_fitted(fitted.gain, size=[3, 12])
+    np.testing.assert_allclose(measure_lead(few, [0, 1], [0, 0, 1, 1])[0], [0.25, -0.125, 2, 0])
     lead, known = measure_lead(fitted, [0, -1], [0, 1, 1, 0])
     np.testing.assert_allclose(lead, [1, 0, 0, 0])
     assert known.tolist() == [True, False, False, False]

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.cluster.hierarchy import fcluster, linkage
 
 from tomoloc.features.averages import (
     Average,
@@ -47,6 +48,9 @@ particle, from which on a candidate starts in it."""
 LEAST_CENTER = 0.1
 """Probability of a centre below which a candidate is not looked at: nothing will make a pick of
 it."""
+_LINKED, _LINKABLE = 3.0, 5_000
+"""Mean distance of vectors, in spreads, within which other candidates are a group; and how many of
+these there may be."""
 _FEWEST = 3
 """Candidates that an average is made of at least."""
 _MOST = 60
@@ -114,6 +118,11 @@ class Classification:
         return replace(self, averages=averages, gain=gain, fits=fits)
 
     @property
+    def size(self) -> Array:
+        """Members of each average, shape (k,)."""
+        return np.array([len(average) for average in self.averages], dtype=np.intp)
+
+    @property
     def usual(self) -> Array:
         """Median gain of the members of each average, shape (k,)."""
         return np.array([np.median(self.gain[own.rows, i]) for i, own in enumerate(self.averages)])
@@ -179,17 +188,27 @@ def _group(vectors: ArrayLike, certainty: Array, *, spread: float) -> list[NDArr
     vectors = np.asarray(vectors, dtype=np.float64)
     sure = np.minimum(certainty / _WHOLE, 1)
     kinds = find_kinds(vectors, sure, spread=spread, bandwidth=_BANDWIDTH)
-    if not len(kinds):
+    groups: list[NDArray[np.intp]] = []
+    if len(kinds):
+        chance, near = kinds.membership(vectors), vectors @ kinds.centers.T
+        chance[certainty < _WHOLE] = 0
+        best = chance.argmax(axis=1)
+        for k in range(len(kinds)):
+            rows = np.flatnonzero((best == k) & (chance[:, k] > _MEMBER))
+            groups.append(rows[np.argsort(-near[rows, k], kind="stable")])
+    grouped = np.isin(np.arange(len(vectors)), np.concatenate([*groups, np.zeros(0, np.intp)]))
+    left = np.flatnonzero(~grouped & (certainty >= _WHOLE))
+    groups += _link(vectors, left, _LINKED * kinds.spread)
+    return [rows for rows in groups if len(rows) >= _FEWEST]
+
+
+def _link(vectors: Array, rows: NDArray[np.intp], distance: float) -> list[NDArray[np.intp]]:
+    """Groups of rows, which are few, whose vectors are nearer to each other on average."""
+    if not 2 * _FEWEST <= len(rows) <= _LINKABLE:
         return []
-    chance, near = kinds.membership(vectors), vectors @ kinds.centers.T
-    chance[certainty < _WHOLE] = 0
-    best = chance.argmax(axis=1)
-    groups = [np.flatnonzero((best == k) & (chance[:, k] > _MEMBER)) for k in range(len(kinds))]
-    return [
-        rows[np.argsort(-near[rows, k], kind="stable")]
-        for k, rows in enumerate(groups)
-        if len(rows) >= _FEWEST
-    ]
+    tree = linkage(vectors[rows], method="average", metric="cosine")
+    label = fcluster(tree, distance, criterion="distance")
+    return [rows[label == k] for k in np.unique(label)]
 
 
 def classify(
@@ -213,7 +232,9 @@ def classify(
     Classification
     """
     classifier = _Classifier(
-        boxes=boxes, vectors=np.asarray(vectors), certainty=np.asarray(certainty)
+        boxes=boxes,
+        vectors=unit(np.asarray(vectors, dtype=np.float64)),
+        certainty=np.asarray(certainty),
     )
     rows = [np.asarray(group, dtype=np.intp)[:_MOST] for group in groups]
     rows = [own for own in rows if len(own) >= _FEWEST]
@@ -326,7 +347,7 @@ class _Classifier:
     def _find_unlike(self, averages: Sequence[Average]) -> Array:
         """How far vectors are from those of each average, which grows ever more slowly."""
         means = unit(np.stack([self.vectors[own.rows].mean(axis=0) for own in averages]))
-        away = np.maximum(1 - unit(self.vectors) @ means.T, 0)
+        away = np.maximum(1 - self.vectors @ means.T, 0)
         usual = np.median([np.median(away[own.rows, i]) for i, own in enumerate(averages)])
         return np.log1p(away / max(float(usual), 1e-4))
 

@@ -30,8 +30,9 @@ _ALIKE = 0.9
 """Cosine to an example from which on a candidate stands for it."""
 _USUAL = 10.0
 """The least usual gain of an average's members; below, it is noise."""
-_SCALE, _MOST = 30.0, 2.0
-"""Averages of few particles are poor, and differ by more than what chance alone would make."""
+_SCALE, _MOST, _WHOLE = 30.0, 2.0, 12
+"""Unit of a lead, the largest one, and members from which on an average counts fully. Averages are
+poor, and differ by more than chance alone would make of good ones; the fewer members, the more."""
 _LONG = 1e3
 """More than any gain counts."""
 
@@ -42,6 +43,10 @@ class Fitted(Protocol):
     @property
     def gain(self) -> Array:
         """As of `tomoloc.features.classification.Classification`, shape (n, k)."""
+
+    @property
+    def size(self) -> Array:
+        """Members of each average, shape (k,)."""
 
     @property
     def usual(self) -> Array:
@@ -139,7 +144,7 @@ def measure_lead(
     -------
     lead : ndarray, shape (n,)
         Logarithm of how much likelier the candidate is, negative where it is less likely, in units
-        of 30 and from -2 to 2.
+        of 30 and from -2 to 2; less where the label's average has few members.
     known : ndarray of bool, shape (n,)
         Whether the label has an average, and the candidate was fitted to any.
     """
@@ -151,4 +156,5 @@ def measure_lead(
     own = gain[rows, average]
     gain[rows, average] = -_LONG
     lead = np.clip((own - gain.max(axis=1)) / _SCALE, -_MOST, _MOST)
+    lead *= np.minimum(found.size[average] / _WHOLE, 1)
     return np.where(known, lead, 0), known
