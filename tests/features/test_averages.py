@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from tomoloc.features.averages import Average, align
 from tomoloc.features.boxes import Boxes
 from tomoloc.features.candidates import Candidates
-from tomoloc.features.classification import classify, classify_candidates
+from tomoloc.features.classification import classify, classify_candidates, find_groups
 from tomoloc.physics.potential import make_potential
 from tomoloc.physics.rotations import angular_distance
 from tomoloc.physics.wedge import missing_wedge
@@ -240,3 +240,22 @@ def test_no_candidates_no_averages(scene, caplog):
     found = classify_candidates(flat, Candidates(particles=particles, vectors=vectors), spread=0.02)
     assert len(found) == 0
     assert "not averaged: the tomogram has no contrast" in caplog.text
+
+
+def test_rare_kinds_are_groups_too():
+    rng = np.random.default_rng(4)
+    directions = np.linalg.qr(rng.normal(size=(16, 16)))[0][:6]
+    kind = np.repeat(np.arange(6), [30, 25, 5, 5, 4, 4])
+    vectors = directions[kind] + 0.05 * rng.normal(size=(len(kind), 16))
+    strays = rng.normal(size=(20, 16))
+    vectors = np.concatenate([vectors, strays])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    certainty = np.append(np.full(len(kind), 0.8), np.full(20, 0.2))
+    groups = find_groups(vectors, certainty, spread=0.02)
+    for k in range(6):
+        own = np.flatnonzero(kind == k)
+        assert any(len(np.intersect1d(own, rows)) > 0.8 * len(own) for rows in groups)
+    together = np.concatenate(groups)
+    assert len(np.unique(together)) == len(together)
+    assert together.max() < len(kind)
+    assert find_groups(vectors[:0], certainty[:0]) == []

@@ -33,7 +33,7 @@ from tomoloc.features.kinds import find_kinds, unit
 from tomoloc.progress import progress
 from tomoloc.types import Volume
 
-__all__ = ["LEAST_CENTER", "Classification", "classify", "classify_candidates"]
+__all__ = ["LEAST_CENTER", "Classification", "classify", "classify_candidates", "find_groups"]
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ def classify_candidates(
 
 def _classify_all(tomogram: Volume, candidates: Candidates, spread: float) -> Classification:
     certainty = np.asarray(candidates.particles.score)
-    groups = _group(candidates.vectors, certainty, spread=spread)
+    groups = find_groups(candidates.vectors, certainty, spread=spread)
     if not groups:
         return Classification.empty(len(candidates))
     try:
@@ -183,9 +183,26 @@ def _classify_all(tomogram: Volume, candidates: Candidates, spread: float) -> Cl
     return classify(boxes, groups, vectors=candidates.vectors, certainty=certainty)
 
 
-def _group(vectors: ArrayLike, certainty: Array, *, spread: float) -> list[NDArray[np.intp]]:
-    """Rows of candidates with like vectors, the most typical first."""
-    vectors = np.asarray(vectors, dtype=np.float64)
+def find_groups(
+    vectors: ArrayLike, certainty: ArrayLike, *, spread: float = 0.0
+) -> list[NDArray[np.intp]]:
+    """Group candidates with like vectors: around peaks of density, and what is left by distance.
+
+    Parameters
+    ----------
+    vectors : array_like, shape (n, channels)
+        Unit vectors.
+    certainty : array_like, shape (n,)
+        Probability that a particle is there.
+    spread : float
+        As for `tomoloc.features.kinds.find_kinds`.
+
+    Returns
+    -------
+    list of ndarray of int
+        Rows of each group, of three at least; around peaks, the most typical first.
+    """
+    vectors, certainty = np.asarray(vectors, dtype=np.float64), np.asarray(certainty)
     sure = np.minimum(certainty / _WHOLE, 1)
     kinds = find_kinds(vectors, sure, spread=spread, bandwidth=_BANDWIDTH)
     groups: list[NDArray[np.intp]] = []
