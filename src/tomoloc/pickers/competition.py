@@ -5,8 +5,10 @@ with a name or without (`tomoloc.features.kinds`); the target of a label is the 
 its own, which its examples hold. How alike a candidate and its best target are, how alike it and
 the nearest rival are, another label or a kind without a name, whether both are of one kind, and
 how much the candidate looks like a centre, together give the odds that it is of that label, as
-measured on simulated tomograms of other molecules (`Calibration`). How many particles there are
-differs between tomograms: that is estimated from the odds themselves.
+measured on simulated tomograms of other molecules (`Calibration`). Where candidates were aligned
+and averaged (`tomoloc.features.classification`), how much better one fits the average of its label
+than any other is evidence, too, and may speak for another label than its vector does. How many
+particles there are differs between tomograms: that is estimated from the odds themselves.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from scipy.special import expit, logit
 from tomoloc.features.kinds import Kinds, find_kinds, name_kinds, own_kinds, unit
 from tomoloc.pickers.naming import Fitted, label_best, measure_lead, name_averages
 
-__all__ = ["Calibration", "adapt_share", "best_threshold", "compete", "fit_calibration"]
-__all__ += ["mean_direction"]
+__all__ = ["Averaged", "Calibration", "adapt_share", "best_threshold", "compete"]
+__all__ += ["fit_calibration", "mean_direction"]
 
 logger = logging.getLogger(__name__)
 
