@@ -14,7 +14,7 @@ particles there are differs between tomograms: that is estimated from the odds t
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -117,16 +117,15 @@ class Calibration:
             If there is one, and it is damaged.
         """
         values = dict(config.get("calibration", {}))
-        missing = cls().to_dict().keys() - values.keys() if values else ()
+        if not values:
+            return cls()
         try:
-            if missing:
-                raise ValueError(f"it lacks {', '.join(sorted(missing))}: train the model again")
             averaged = values.pop("averaged", None)
             return cls(
-                **{name: float(value) for name, value in values.items()},
+                **_numbers(values, like=cls().to_dict()),
                 averaged=None
                 if averaged is None
-                else Averaged(**{name: float(value) for name, value in averaged.items()}),
+                else Averaged(**_numbers(averaged, like=Averaged.__dataclass_fields__)),
             )
         except (TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"the model's calibration is damaged ({error})") from error
@@ -137,6 +136,13 @@ class Calibration:
         if self.averaged is None:
             del values["averaged"]
         return values
+
+
+def _numbers(values: Mapping[str, Any], *, like: Iterable[str]) -> dict[str, Any]:
+    """Numbers by name; none may be missing."""
+    if missing := set(like) - set(values):
+        raise ValueError(f"it lacks {', '.join(sorted(missing))}: train the model again")
+    return {name: float(value) for name, value in values.items()}
 
 
 def compete(
