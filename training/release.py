@@ -1,10 +1,10 @@
 """Make of a trained model what tomoloc ships: python training/release.py MODEL -o FOLDER.
 
 The model is calibrated on scenes of complexes that it has never met, as training/general.py makes
-them: the table [calibration] of config.toml turns similarities into probabilities, with averages of
-candidates (some minutes for each scene) and without, and the table
-[ranges] tells how large its activations become, for arithmetic in 8 bits. Its weights are rounded
-to 16 bits, and training/general/card.md goes with it. The logit of a centre is shifted so that
+them: the table [calibration] of config.toml turns similarities into probabilities, and what it has
+in [calibration.averaged] does so with averages of candidates, which take a minute for each scene.
+The table [ranges] tells how large activations become, for arithmetic in 8 bits. Weights are rounded
+to 16 bits, and training/general/card.md goes with them. The logit of a centre is shifted so that
 centres are found best at a probability of 0.5.
 """
 
