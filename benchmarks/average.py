@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -41,6 +40,7 @@ from unseen.averaging import (
     resolution,
     soft_sphere,
 )
+from unseen.commands import make_parser
 from unseen.machine import describe_machine
 from unseen.methods import Embedded, open_model
 from unseen.scenes import CONDITIONS, Protein, Scenes, find_proteins
@@ -133,18 +133,12 @@ def main() -> int:
 
 
 def read_arguments() -> argparse.Namespace:
-    shared = os.environ.get("TOMOLOC_SHARED")
-    folder = Path(shared) / "structures" / "validation" if shared else None
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--structures", type=Path, default=folder)
+    parser = make_parser(__doc__)
     parser.add_argument("--protein", help="label; by default a compact one of about 500 kDa")
-    parser.add_argument("--model", default="general", help="name or folder")
     parser.add_argument("--condition", default="crowded", choices=CONDITIONS, metavar="NAME")
     parser.add_argument("--tomograms", type=int, default=1, help="with the protein, at most")
-    parser.add_argument("--cache", type=Path, default=Path("build/unseen"), help="of scenes")
     parser.add_argument("--picture", type=Path, help="PNG of middle sections")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--threads", type=int, help="of the network on a processor")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

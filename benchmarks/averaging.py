@@ -12,27 +12,24 @@ the groups of like vectors that the averages start from.
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tomoloc.evaluate import match_particles
 from tomoloc.features.classification import classify_candidates
 from tomoloc.features.kinds import find_kinds
+from tomoloc.pickers.calibration import label_candidates
 from tomoloc.pickers.competition import Calibration
-from tomoloc.types import Particles
+from unseen.commands import make_parser
 from unseen.machine import describe_machine
 from unseen.methods import Embedded, open_model
 from unseen.scenes import CONDITIONS, Scenes, find_proteins
-from unseen.scores import RADIUS
 from unseen.tables import print_table
 
 FEWEST = 3
@@ -57,8 +54,7 @@ def main() -> int:
         for number in range(min(given.tomograms, scenes.number(condition))):
             sample = scenes.sample(condition, number)
             embedded = Embedded(tomogram=sample.tomogram, model=model, views=4)
-            found = embedded.candidates
-            label = tell_labels(found.particles, sample.particles)
+            found, label = label_candidates(embedded.features, sample)
             bright = sample.tomogram.with_data(-np.asarray(sample.tomogram.data))
             start = time.perf_counter()
             averages = classify_candidates(bright, found, spread=spread)
@@ -82,18 +78,6 @@ def main() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak memory, with the network: {peak:.1f} GiB")
     return 0
-
-
-def tell_labels(places: Particles, truth: Particles) -> NDArray[np.str_]:
-    """What candidates are, one to one; empty where there is no particle."""
-    anything = [
-        Particles(position=table.position, label="particle", score=table.score)
-        for table in (places, truth)
-    ]
-    pairs = match_particles(*anything, radius=RADIUS).pairs
-    label = np.full(len(places), "", dtype=object)
-    label[pairs[:, 0]] = np.asarray(truth.label, dtype=object)[pairs[:, 1]]
-    return label.astype(str)
 
 
 def count_kinds(label: NDArray[np.str_]) -> int:
@@ -122,17 +106,11 @@ def most_common(label: Sequence[str] | NDArray[np.str_]) -> str:
 
 
 def read_arguments() -> argparse.Namespace:
-    shared = os.environ.get("TOMOLOC_SHARED")
-    folder = Path(shared) / "structures" / "validation" if shared else None
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--structures", type=Path, default=folder)
-    parser.add_argument("--model", default="general", help="name or folder")
+    parser = make_parser(__doc__)
     parser.add_argument(
         "--conditions", nargs="+", choices=CONDITIONS, default=["sparse", "crowded", "cell"]
     )
     parser.add_argument("--tomograms", type=int, default=2, help="of each condition")
-    parser.add_argument("--cache", type=Path, default=Path("build/unseen"), help="of scenes")
-    parser.add_argument("--threads", type=int)
     return parser.parse_args()
 
 

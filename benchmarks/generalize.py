@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +41,7 @@ from numpy.typing import NDArray
 from tomoloc.nn.stored import StoredModel
 from tomoloc.train.frames import Views
 from tomoloc.types import Particles, Sample, Tomogram
+from unseen.commands import make_parser
 from unseen.machine import describe_machine
 from unseen.methods import Embedded, Found, cluster, find_with_template, open_model, random_model
 from unseen.scenes import CONDITIONS, Protein, Scenes, find_proteins
@@ -171,11 +171,7 @@ def keep(results: dict[str, list[Row]], given: argparse.Namespace, *, model: str
 
 
 def read_arguments() -> argparse.Namespace:
-    shared = os.environ.get("TOMOLOC_SHARED")
-    folder = Path(shared) / "structures" / "validation" if shared else None
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--structures", type=Path, default=folder)
-    parser.add_argument("--model", default="general", help="name or folder")
+    parser = make_parser(__doc__)
     parser.add_argument(
         "--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS), metavar="NAME"
     )
@@ -201,11 +197,9 @@ def read_arguments() -> argparse.Namespace:
         metavar="PROTEIN",
         help="means by mass without these, too",
     )
-    parser.add_argument("--cache", type=Path, default=Path("build/unseen"), help="of scenes")
     parser.add_argument("--json", type=Path, help="all scores")
     parser.add_argument("--picture", type=Path, help="PNG of F1 against mass")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--threads", type=int, help="on a processor")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

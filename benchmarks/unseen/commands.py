@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
 from pathlib import Path
 
 from tomoloc.cli.main import main
 
-__all__ = ["call", "simulate"]
+__all__ = ["call", "make_parser", "simulate"]
 
 
 def call(*words: str) -> None:
@@ -22,3 +24,15 @@ def simulate(folder: Path, name: str, text: str, number: int) -> list[Path]:
     recipe.write_text(text, "utf-8")
     call("simulate", str(recipe), "-n", str(number), "--seed", "1", "-o", str(folder / name))
     return sorted((folder / name).iterdir())
+
+
+def make_parser(doc: str) -> argparse.ArgumentParser:
+    """Options of all that measures a model on proteins that it has not seen."""
+    shared = os.environ.get("TOMOLOC_SHARED")
+    folder = Path(shared) / "structures" / "validation" if shared else None
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--structures", type=Path, default=folder)
+    parser.add_argument("--model", default="general", help="name or folder")
+    parser.add_argument("--cache", type=Path, default=Path("build/unseen"), help="of scenes")
+    parser.add_argument("--threads", type=int, help="on a processor")
+    return parser

@@ -68,9 +68,11 @@ _CERTAIN = 0.3
 """Probability of a particle from which on a candidate may be part of an average."""
 _SHARE, _PURE = 0.5, 0.4
 """Gain of a member at least, as a share of what is usual and of what it would be without noise."""
-_APART, _APART_FEW = 0.15, 0.6
+_APART, _APART_FEW = 0.12, 0.96
 """Two kinds: the gain that members lose with the other average at least, as a share of their gain,
 to which comes what chance makes of few particles, times their number."""
+_AS_GOOD = 0.99
+"""Gain of all members with one average, as a share of that with two, if they are of one kind."""
 _NEAR = 0.25
 """Share of the gain that members of one kind lose with another average of that kind, at most."""
 
@@ -418,8 +420,11 @@ class _Classifier:
                 ),
                 key=lambda one: one.gain,
             )
-            apart = np.median(np.abs(gain[:, 1] - gain[:, 0]))
-            if whole.gain > 0.99 * before or apart < 0.8 * _limit(len(rows)) * before:
+            apart, limit = (
+                np.median(np.abs(gain[:, 1] - gain[:, 0])),
+                _APART + _APART_FEW / len(rows),
+            )
+            if whole.gain > _AS_GOOD * before or apart < limit * before:
                 for i in sorted(pair, reverse=True):
                     del averages[i], fits[i]
                 averages.append(whole)
@@ -456,8 +461,3 @@ def _main_direction(values: Array) -> Array:
     """Where each row lies along the direction in which they differ most, shape (rows,)."""
     away = values - values.mean(axis=0)
     return np.asarray(away @ np.linalg.svd(away, full_matrices=False)[2][0])
-
-
-def _limit(n: int) -> float:
-    """Share of the gain that n members of two kinds lose with the other half's average."""
-    return _APART + 2 * _APART_FEW / n

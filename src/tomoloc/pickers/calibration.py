@@ -12,7 +12,7 @@ from tomoloc.features.candidates import Candidates, find_candidates
 from tomoloc.features.classification import classify_candidates
 from tomoloc.features.learned import LearnedFeatures, default_views
 from tomoloc.nn.stored import StoredModel
-from tomoloc.pickers.competition import Calibration, fit_calibration
+from tomoloc.pickers.competition import Calibration, fit_calibration, measure_spread
 from tomoloc.types import Particles, Sample, Tomogram
 
 __all__ = ["calibrate", "label_candidates"]
@@ -58,13 +58,10 @@ def calibrate(
     tomograms = [
         (found.vectors, np.asarray(found.particles.score), label) for found, label in labelled
     ]
-    calibration = fit_calibration(tomograms, seed=seed)
-    if not averaged:
-        return calibration
-    first = list(zip(samples, labelled, strict=True))[:averaged]
+    spread = measure_spread(tomograms)
     fitted = [
-        classify_candidates(_brighten(one), found, spread=calibration.spread)
-        for one, (found, _) in first
+        classify_candidates(_brighten(sample), found, spread=spread)
+        for sample, (found, _) in zip(samples[:averaged], labelled, strict=False)
     ]
     return fit_calibration(tomograms, seed=seed, fitted=fitted)
 

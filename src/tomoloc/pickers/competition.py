@@ -26,7 +26,7 @@ from tomoloc.features.kinds import Kinds, find_kinds, name_kinds, own_kinds, uni
 from tomoloc.pickers.naming import Fitted, label_best, measure_lead, name_averages
 
 __all__ = ["Averaged", "Calibration", "adapt_share", "best_threshold", "compete"]
-__all__ += ["fit_calibration", "mean_direction"]
+__all__ += ["fit_calibration", "mean_direction", "measure_spread"]
 
 logger = logging.getLogger(__name__)
 
@@ -230,7 +230,7 @@ def fit_calibration(
     ValueError
         If there is nothing to learn from.
     """
-    spread = _measure_spread(tomograms)
+    spread = measure_spread(tomograms)
     observed, trials = [], []
     for number, (vectors, center, label) in enumerate(tomograms):
         rng = np.random.default_rng([seed, number])
@@ -370,8 +370,19 @@ def mean_direction(vectors: ArrayLike) -> Floats:
     return np.asarray(mean / length if length > _CLOSEST else v[0] / np.linalg.norm(v[0]))
 
 
-def _measure_spread(tomograms: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]]) -> float:
-    """Median, over kinds, of the median of 1 - cosine to the mean."""
+def measure_spread(tomograms: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]]) -> float:
+    """Tell how far vectors lie from the mean of their kind, as 1 - cosine.
+
+    Parameters
+    ----------
+    tomograms
+        As for `fit_calibration`.
+
+    Returns
+    -------
+    float
+        Median over kinds of the median over their members; 0 where there are none.
+    """
     away = []
     for vectors, _, label in tomograms:
         names, counts = np.unique(np.asarray(label), return_counts=True)

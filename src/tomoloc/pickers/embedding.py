@@ -168,7 +168,10 @@ class EmbeddingPicker:
         self, tomogram: Tomogram, candidates: Candidates, calibration: Calibration
     ) -> Classification | None:
         """Averages of the candidates, if these are asked for and the model tells what they mean."""
-        if not self.average or calibration.averaged is None:
+        if not self.average:
+            return None
+        if calibration.averaged is None:
+            logger.info("this model does not tell what averages mean: candidates are not averaged")
             return None
         return classify_candidates(tomogram, candidates, spread=calibration.spread)
 

@@ -18,7 +18,7 @@ __all__ = ["Fitted", "label_best", "measure_lead", "name_averages"]
 
 Array = NDArray[Any]
 
-NONE = -1
+_NONE = -1
 """No average, no label."""
 _SURE = 0.5
 """Probability from which on a candidate votes for the average that it fits best."""
@@ -83,18 +83,18 @@ def name_averages(
     """
     n_labels, (_, n_averages) = len(examples), found.gain.shape
     if not n_averages:
-        return np.full(n_labels, NONE)
-    fits, first = np.isfinite(found.gain).any(axis=1), found.gain.argmax(axis=1)
+        return np.full(n_labels, _NONE)
+    fitted, first = _is_fitted(found), found.gain.argmax(axis=1)
     fit = np.clip(found.gain / np.maximum(found.usual, _USUAL), 0, _WELL)
     merit = np.zeros((n_labels, n_averages))
     for label, own in enumerate(examples):
         similarity = np.asarray(own) @ vectors.T
         rows = similarity.argmax(axis=1)[similarity.max(axis=1) > _ALIKE]
-        voters = (best == label) & (chance > _SURE) & fits
+        voters = (best == label) & (chance > _SURE) & fitted
         votes = np.bincount(first[voters], minlength=n_averages)
         told = (fit[rows] ** 2).sum(axis=0) / max(len(rows), 1)
         merit[label] = told + _VOTES * votes / max(votes.sum(), 1)
-    names = np.full(n_labels, NONE)
+    names = np.full(n_labels, _NONE)
     # Those that nothing speaks for are no label's.
     labels, averages = linear_sum_assignment(-merit)
     known = merit[labels, averages] > 0
@@ -120,11 +120,10 @@ def label_best(found: Fitted, names: ArrayLike, best: ArrayLike) -> NDArray[np.i
     names, best = np.asarray(names, dtype=np.intp), np.asarray(best, dtype=np.intp)
     if not found.gain.shape[1]:
         return best
-    label_of = np.full(found.gain.shape[1], NONE)
-    label_of[names[names != NONE]] = np.flatnonzero(names != NONE)
-    fits = np.isfinite(found.gain).any(axis=1)
-    first = np.where(fits, label_of[found.gain.argmax(axis=1)], NONE)
-    return np.where(first != NONE, first, best)
+    label_of = np.full(found.gain.shape[1], _NONE)
+    label_of[names[names != _NONE]] = np.flatnonzero(names != _NONE)
+    first = np.where(_is_fitted(found), label_of[found.gain.argmax(axis=1)], _NONE)
+    return np.where(first != _NONE, first, best)
 
 
 def measure_lead(
@@ -149,7 +148,7 @@ def measure_lead(
         Whether the label has an average, and the candidate was fitted to any.
     """
     average = np.asarray(names, dtype=np.intp)[np.asarray(label, dtype=np.intp)]
-    known = np.isfinite(found.gain).any(axis=1) & (average != NONE)
+    known = _is_fitted(found) & (average != _NONE)
     if not known.any():
         return np.zeros(len(average)), known
     gain, rows = np.maximum(found.gain, -_LONG), np.arange(len(average))
@@ -158,3 +157,8 @@ def measure_lead(
     lead = np.clip((own - gain.max(axis=1)) / _SCALE, -_MOST, _MOST)
     lead *= np.minimum(found.size[average] / _WHOLE, 1)
     return np.where(known, lead, 0), known
+
+
+def _is_fitted(found: Fitted) -> NDArray[np.bool_]:
+    """Candidates that any average was fitted to, shape (n,)."""
+    return np.asarray(np.isfinite(found.gain).any(axis=1))
