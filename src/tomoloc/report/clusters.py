@@ -155,7 +155,7 @@ def average_turned(
     Returns
     -------
     list of ndarray, each of shape (z, y, x)
-        0 around the particle.
+        0 around the particle; an axis of symmetry, if there is one, lies along z.
     """
     if not position:
         return []
@@ -164,10 +164,33 @@ def average_turned(
     if dark:
         boxes = replace(boxes, values=-boxes.values)
     half = int(width / spacing / 2)
-    steps = np.arange(-half, half + 1) * spacing / boxes.voxel_spacing + boxes.size // 2
+    steps = np.arange(-half, half + 1) * spacing / boxes.voxel_spacing
     grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"))
     rows = np.split(np.arange(len(boxes)), np.cumsum([len(group) for group in position])[:-1])
-    return [-map_coordinates(align(boxes, own).density(boxes), grid, order=1) for own in rows]
+    densities = (align(boxes, own).density(boxes) for own in rows)
+    return [
+        -map_coordinates(
+            density, np.tensordot(_find_axes(density), grid, axes=1) + boxes.size // 2, order=1
+        )
+        for density in densities
+    ]
+
+
+def _find_axes(density: FloatArray) -> NDArray[np.float64]:
+    """Principal axes as columns, zyx, the one that is most unlike the others first.
+
+    That is the axis of rings, barrels and discs. The frame of an average is that of some particle,
+    and lies anyhow.
+    """
+    weight = np.where(density > density.max() / 4, density, 0).ravel()
+    place = np.indices(density.shape).reshape(3, -1).astype(np.float64)
+    if not weight.any():
+        return np.eye(3)
+    spread, axes = np.linalg.eigh(np.cov(place, aweights=weight))
+    if spread[1] - spread[0] < spread[2] - spread[1]:
+        axes = axes[:, ::-1]
+    axes[:, 2] *= np.sign(np.linalg.det(axes))  # no mirror image
+    return np.asarray(axes)
 
 
 def cut_slices(boxes: FloatArray, spacing: float) -> list[FloatArray]:
